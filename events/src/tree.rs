@@ -1,0 +1,158 @@
+//! The Merkle tree over all positions: RFC 6962 §2.1, SHA-256.
+//!
+//! A leaf's data is 48 bytes: position, recorded time, record hash. It never holds the record, so it may be public.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::{Position, RecordHash, Timestamp};
+
+/// A node of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeHash(pub [u8; 32]);
+
+impl fmt::Display for NodeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The 48 bytes a position contributes: position and recorded µs, little-endian u64 each, then the record's hash.
+pub fn leaf_data(position: Position, recorded_at: Timestamp, hash: &RecordHash) -> [u8; 48] {
+    let mut data = [0; 48];
+    data[..8].copy_from_slice(&position.0.to_le_bytes());
+    data[8..16].copy_from_slice(&recorded_at.micros().to_le_bytes());
+    data[16..].copy_from_slice(&hash.0);
+    data
+}
+
+/// SHA-256(0x00 ‖ leaf).
+pub fn leaf_hash(data: &[u8]) -> NodeHash {
+    NodeHash(Sha256::new().chain_update([0]).chain_update(data).finalize().into())
+}
+
+/// SHA-256(0x01 ‖ left ‖ right).
+pub fn node_hash(left: &NodeHash, right: &NodeHash) -> NodeHash {
+    NodeHash(Sha256::new().chain_update([1]).chain_update(left.0).chain_update(right.0).finalize().into())
+}
+
+/// The right edge of a growing tree: the roots of its full subtrees, largest first. All that appending needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frontier {
+    size: u64,
+    peaks: Vec<NodeHash>,
+}
+
+impl Frontier {
+    /// A tree without leaves.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From a size and its full subtrees' roots, largest first; none if their number does not fit the size.
+    pub fn from_parts(size: u64, peaks: Vec<NodeHash>) -> Option<Self> {
+        (peaks.len() == size.count_ones() as usize).then_some(Self { size, peaks })
+    }
+
+    /// How many leaves.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The full subtrees' roots, largest first.
+    pub fn peaks(&self) -> &[NodeHash] {
+        &self.peaks
+    }
+
+    /// Appends a leaf.
+    pub fn push(&mut self, leaf: NodeHash) {
+        let mut node = leaf;
+        for _ in 0..self.size.trailing_ones() {
+            if let Some(left) = self.peaks.pop() {
+                node = node_hash(&left, &node);
+            }
+        }
+        self.peaks.push(node);
+        self.size += 1;
+    }
+
+    /// Appends a full subtree of `2^level` leaves, if the tree's size is a multiple of that; else returns false.
+    pub fn push_subtree(&mut self, level: u32, root: NodeHash) -> bool {
+        if self.size.trailing_zeros() < level {
+            return false;
+        }
+        let mut node = root;
+        for _ in 0..(self.size >> level).trailing_ones() {
+            if let Some(left) = self.peaks.pop() {
+                node = node_hash(&left, &node);
+            }
+        }
+        self.peaks.push(node);
+        self.size += 1 << level;
+        true
+    }
+
+    /// The tree's root; SHA-256 of nothing for the empty tree.
+    pub fn root(&self) -> NodeHash {
+        let mut peaks = self.peaks.iter().rev();
+        match peaks.next() {
+            None => NodeHash(Sha256::digest([]).into()),
+            Some(last) => peaks.fold(*last, |right, left| node_hash(left, &right)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6962 §2.1, word by word.
+    fn reference(leaves: &[NodeHash]) -> NodeHash {
+        match leaves {
+            [] => NodeHash(Sha256::digest([]).into()),
+            [leaf] => *leaf,
+            _ => {
+                let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+                node_hash(&reference(left), &reference(right))
+            }
+        }
+    }
+
+    #[test]
+    fn the_frontier_is_the_rfcs_tree_at_every_size() {
+        let leaves: Vec<_> = (0..300u64).map(|n| leaf_hash(&n.to_le_bytes())).collect();
+        let mut frontier = Frontier::new();
+        for size in 0..leaves.len() {
+            assert_eq!(frontier.root(), reference(&leaves[..size]), "size {size}");
+            assert_eq!(Frontier::from_parts(frontier.size(), frontier.peaks().to_vec()), Some(frontier.clone()));
+            frontier.push(leaves[size]);
+        }
+    }
+
+    #[test]
+    fn whole_subtrees_may_be_pushed_where_they_fit() {
+        let leaves: Vec<_> = (0..64u64).map(|n| leaf_hash(&n.to_le_bytes())).collect();
+        let mut frontier = Frontier::new();
+        for eight in leaves.chunks(8) {
+            assert!(frontier.push_subtree(3, reference(eight)));
+        }
+        assert_eq!(frontier.root(), reference(&leaves));
+        frontier.push(leaves[0]);
+        assert!(!frontier.push_subtree(3, leaves[0]));
+    }
+
+    #[test]
+    fn the_empty_tree_is_the_rfcs() {
+        assert_eq!(
+            Frontier::new().root().to_string(),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+    }
+}
