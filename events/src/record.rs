@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     CorrelationId, CredentialId, Event, EventId, PersonId, Revision, TeamId, Timestamp,
@@ -36,7 +36,7 @@ impl fmt::Debug for RecordHash {
 
 /// Hexadecimal in JSON, 32 bare bytes in postcard.
 impl Serialize for RecordHash {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
     }
 }
@@ -51,8 +51,7 @@ pub struct StreamHead {
 }
 
 /// Who did it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "type", content = "id")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// A person.
     Person(PersonId),
@@ -60,6 +59,44 @@ pub enum Actor {
     Credential(CredentialId),
     /// The ledger itself: bootstrap, the expiry sweeper.
     System,
+}
+
+/// An [`Actor`] in JSON: `{"type":"person","id":"…"}`.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Actor", rename_all = "snake_case", tag = "type", content = "id")]
+enum ActorText {
+    Person(PersonId),
+    Credential(CredentialId),
+    System,
+}
+
+/// An [`Actor`] in postcard, which can't read a tag beside its content.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Actor")]
+enum ActorBytes {
+    Person(PersonId),
+    Credential(CredentialId),
+    System,
+}
+
+impl Serialize for Actor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            ActorText::serialize(self, serializer)
+        } else {
+            ActorBytes::serialize(self, serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Actor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            ActorText::deserialize(deserializer)
+        } else {
+            ActorBytes::deserialize(deserializer)
+        }
+    }
 }
 
 /// How the actor was known.

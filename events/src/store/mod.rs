@@ -4,10 +4,12 @@
 //! processes append to at once: nothing above this trait may assume to be the only writer. The whole contract is a test
 //! suite, [`contract`], that every back end runs.
 
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod file;
 pub mod keyring;
 pub mod memory;
+mod sequence;
 
 use std::{sync::mpsc, time::Duration};
 
