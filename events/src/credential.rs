@@ -57,6 +57,12 @@ impl Credential {
         matches!(self.kind, Kind::Integration | Kind::Agent) && self.companion_of.is_none()
     }
 
+    /// Whether this is a device that lacks just this companion.
+    pub(crate) fn takes_companion(&self, kind: Kind, holder: PersonId) -> bool {
+        let free = self.kind == Kind::Device && self.companion.is_none() && !self.ended;
+        free && kind == Kind::Agent && self.holder == holder
+    }
+
     pub(crate) fn is_live_device_of(&self, member: PersonId, now: Timestamp) -> bool {
         self.kind == Kind::Device && self.holder == member && self.alive(now)
     }
@@ -192,7 +198,7 @@ impl IssueService {
     /// # Errors
     /// [`Refusal`]. `system` is the system stream's state.
     pub fn decide(self, system: &TeamState, now: Timestamp) -> Decision {
-        system.admin(self.actor)?;
+        system.operator(self.actor)?;
         let expires_at = lifetime(system, self.expires_in_days, now)?;
         Ok(vec![
             Event::ServiceCredentialIssued(ServiceCredentialIssuedV1 {
@@ -260,7 +266,7 @@ pub struct Rotate {
     pub actor: PersonId,
     /// Which.
     pub credential: CredentialId,
-    /// How long both live, in seconds.
+    /// How long both live, in seconds; beyond [`OVERLAP_SECONDS_MAX`] it is that.
     pub overlap_seconds: u32,
     /// The successor's lifetime; none: as long as the old one was issued for, or as the policy now allows.
     pub expires_in_days: Option<u16>,
@@ -278,7 +284,7 @@ impl Rotate {
             .get(&self.credential)
             .filter(|key| may_see(role, self.actor, key))
             .ok_or(Refusal::UnknownCredential)?;
-        may_end(role, self.actor, old)?;
+        may_rotate(role, self.actor, old)?;
         may_issue(team, self.actor)?;
         if !old.survives_departure() {
             return Err(Refusal::NotRotatable);
@@ -290,7 +296,8 @@ impl Rotate {
             None => lifetime(team, inherited_days(team, old), now)?,
             days => lifetime(team, days, now)?,
         };
-        let holder = if team.present(old.holder).is_some() { old.holder } else { self.actor };
+        // Whoever has left or may hold no key any more answers for no new one.
+        let holder = if team.present(old.holder).is_some_and(may_hold) { old.holder } else { self.actor };
         let mut facts = vec![
             Event::CredentialIssued(CredentialIssuedV1 {
                 credential: self.key.id,
@@ -389,6 +396,11 @@ fn may_end(role: Role, person: PersonId, key: &Credential) -> Result<(), Refusal
         Role::Member | Role::Viewer if own => Ok(()),
         _ => Err(Refusal::Forbidden),
     }
+}
+
+/// Whoever answers for it, an admin or the owner. Not a former holder: they would get a secret that another answers for.
+fn may_rotate(role: Role, person: PersonId, key: &Credential) -> Result<(), Refusal> {
+    if key.holder == person || matches!(role, Role::Owner | Role::Admin) { Ok(()) } else { Err(Refusal::Forbidden) }
 }
 
 fn may_issue(team: &TeamState, actor: PersonId) -> Result<(), Refusal> {

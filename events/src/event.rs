@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     CredentialId, PersonId, Timestamp,
+    credential::LIFETIME_DAYS_MAX,
     seal::{Label, Sealed},
     secret::{KeyPrefix, Kind, SecretHash},
 };
@@ -55,9 +56,16 @@ pub struct PolicyV1 {
     pub admins_only: bool,
 }
 
+impl PolicyV1 {
+    /// Whether it is no looser than the ledger's own rules, and leaves any lifetime at all.
+    pub const fn is_possible(&self) -> bool {
+        1 <= self.lifetime_days_max && self.lifetime_days_max <= LIFETIME_DAYS_MAX
+    }
+}
+
 impl Default for PolicyV1 {
     fn default() -> Self {
-        Self { lifetime_days_max: 365, never_allowed: true, admins_only: false }
+        Self { lifetime_days_max: LIFETIME_DAYS_MAX, never_allowed: true, admins_only: false }
     }
 }
 

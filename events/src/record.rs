@@ -15,6 +15,9 @@ use crate::{
 
 /// The record format this crate writes.
 pub const RECORD_FORMAT: u8 = 1;
+/// The longest text of a request's context, in bytes. Every event of a commit carries it, and the biggest commits have
+/// more than a thousand: whoever writes it cuts the user agent to fit.
+pub const CONTEXT_LEN_MAX: usize = 512;
 /// Bytes before the meta's length.
 const FIXED_LEN: usize = 101;
 
@@ -153,6 +156,10 @@ pub struct Record {
 
 impl Record {
     /// The record's bytes, as hashed and kept for ever.
+    ///
+    /// # Panics
+    /// If the meta has more than 65,535 bytes: what can't be read again must not be written. A context of
+    /// [`crate::seal::SEALED_MAX`] bytes is far from it.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, version) = self.event.header();
         let mut out = Vec::with_capacity(320);
@@ -167,7 +174,7 @@ impl Record {
         out.extend_from_slice(&self.salt);
         out.extend_from_slice(&[0, 0]);
         out = postcard::to_extend(&self.meta, out).unwrap_or_default();
-        let meta_len = (out.len() - FIXED_LEN - 2) as u16;
+        let meta_len = u16::try_from(out.len() - FIXED_LEN - 2).expect("a meta has at most 65,535 bytes");
         out[FIXED_LEN..FIXED_LEN + 2].copy_from_slice(&meta_len.to_le_bytes());
         self.event.encode(out)
     }

@@ -15,6 +15,9 @@ use crate::PersonId;
 /// The longest text that may be sealed, in bytes.
 pub const SEALED_MAX: usize = 4096;
 
+/// Bytes of authentication tag behind the text.
+const TAG_LEN: usize = 16;
+
 /// A person's key. Never shown, wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PersonKey([u8; 32]);
@@ -31,18 +34,19 @@ impl PersonKey {
     }
 
     /// Seals `text` for `person`. `nonce` is 24 random bytes, never used twice.
-    pub fn seal(&self, person: PersonId, nonce: [u8; 24], text: &str) -> Sealed {
-        let mut ciphertext = text.as_bytes().to_vec();
-        // In-place encryption fails only beyond 256 GiB, which no `SEALED_MAX`-checked text reaches.
-        let sealed = XChaCha20Poly1305::new(&self.0.into()).encrypt_in_place(
-            XNonce::from_slice(&nonce),
-            person.as_bytes(),
-            &mut ciphertext,
-        );
-        if sealed.is_err() {
-            ciphertext.clear();
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn seal(&self, person: PersonId, nonce: [u8; 24], text: &str) -> Result<Sealed, TooLong> {
+        if text.len() > SEALED_MAX {
+            return Err(TooLong);
         }
-        Sealed { person, nonce, ciphertext }
+        let mut ciphertext = Vec::with_capacity(text.len() + TAG_LEN);
+        ciphertext.extend_from_slice(text.as_bytes());
+        XChaCha20Poly1305::new(&self.0.into())
+            .encrypt_in_place(XNonce::from_slice(&nonce), person.as_bytes(), &mut ciphertext)
+            .map_err(|_| TooLong)?;
+        Ok(Sealed { person, nonce, ciphertext })
     }
 
     /// Opens what was sealed for this key's person.
@@ -95,6 +99,11 @@ pub enum Label {
 #[error("sealed data that this key does not open")]
 pub struct Unreadable;
 
+/// The text is longer than [`SEALED_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("personal data of more than {SEALED_MAX} bytes")]
+pub struct TooLong;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +111,7 @@ mod tests {
     #[test]
     fn only_the_persons_key_opens_and_no_bit_may_change() {
         let (anna, key) = (PersonId::from_bytes([1; 16]), PersonKey::from_bytes([7; 32]));
-        let sealed = key.seal(anna, [9; 24], "Anna's laptop");
+        let sealed = key.seal(anna, [9; 24], "Anna's laptop").unwrap();
         assert_eq!(key.open(&sealed).unwrap(), "Anna's laptop");
         assert_eq!(PersonKey::from_bytes([8; 32]).open(&sealed), Err(Unreadable));
         assert_eq!(key.open(&Sealed { person: PersonId::from_bytes([2; 16]), ..sealed.clone() }), Err(Unreadable));
@@ -111,6 +120,7 @@ mod tests {
             damaged.ciphertext[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(key.open(&damaged), Err(Unreadable));
         }
+        assert_eq!(key.seal(anna, [9; 24], &"x".repeat(SEALED_MAX + 1)), Err(TooLong));
         assert!(!format!("{key:?} {sealed:?}").contains("Anna"));
     }
 }

@@ -3,10 +3,10 @@
 //! [`TeamState`] is what a decision knows: one team's stream, folded. The decisions about credentials are in
 //! [`crate::credential`]; they share the state, because a departure is about both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
-    CredentialId, Event, PersonId, Revision, Timestamp,
+    CredentialId, Event, PersonId, Revision, TeamId, Timestamp,
     credential::{self, Credential},
     event::{
         CredentialHandedOverV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1,
@@ -19,10 +19,15 @@ use crate::{
 
 /// How many live devices one member may have: their departure must fit one commit.
 pub const DEVICES_PER_MEMBER_MAX: usize = 100;
+/// How many keys one departure decides on: with all devices of the member and the longest request context they fit one
+/// commit (a test builds the biggest). Whoever holds more is removed first; the rest is decided on in further rounds.
+pub const DEPARTURE_KEYS_MAX: usize = 1_000;
 
 /// One team's stream, folded as far as decisions need it. Owned by whoever decides; only [`TeamState::apply`] changes it.
 #[derive(Clone, Debug, Default)]
 pub struct TeamState {
+    /// Whose stream this is; `None` before the first event.
+    pub team: Option<TeamId>,
     /// The last event folded in; `None` before the first.
     pub head: Option<StreamHead>,
     /// When that was recorded.
@@ -77,8 +82,8 @@ pub enum Refusal {
     /// The credential has ended.
     #[error("the credential has ended")]
     Ended,
-    /// Devices and their companions are issued by pairing and are not rotated: pair again.
-    #[error("a device and its companion are not rotated; pair the device again")]
+    /// Devices and their companions are issued by pairing, service credentials by the operator: none is rotated.
+    #[error("only integration and agent keys are rotated; pair a device again, issue a service credential anew")]
     NotRotatable,
     /// The lifetime is longer than the team's policy allows.
     #[error("this team's keys live for at most {days_max} days")]
@@ -116,6 +121,9 @@ pub enum Refusal {
     /// See [`DEVICES_PER_MEMBER_MAX`].
     #[error("a member has at most {DEVICES_PER_MEMBER_MAX} devices; revoke one first")]
     TooManyDevices,
+    /// See [`DEPARTURE_KEYS_MAX`].
+    #[error("one decision is about at most {DEPARTURE_KEYS_MAX} keys; decide on the rest afterwards")]
+    TooManyKeys,
     /// Only a person who is in no team can be erased.
     #[error("this person is still a member; remove them first")]
     StillMember,
@@ -141,6 +149,7 @@ impl Refusal {
             Self::DecidedTwice(_) => "decided_twice",
             Self::Stale { .. } => "stale_revision",
             Self::TooManyDevices => "too_many_devices",
+            Self::TooManyKeys => "too_many_keys",
             Self::StillMember => "still_member",
         }
     }
@@ -191,7 +200,7 @@ impl ChangePolicy {
     /// [`Refusal`]: not an admin, or a lifetime out of range.
     pub fn decide(self, team: &TeamState) -> Decision {
         team.admin(self.actor)?;
-        if !(1..=365).contains(&self.policy.lifetime_days_max) {
+        if !self.policy.is_possible() {
             return Err(Refusal::LifetimeOutOfRange);
         }
         if self.policy == team.policy {
@@ -326,9 +335,13 @@ impl Depart {
         if !member.departed && member.role == Role::Owner {
             return Err(Refusal::OwnerStays);
         }
-        let mut facts = if member.departed { Vec::new() } else { departure(team, self.member, false, now) };
+        if self.revoke.len() + self.hand_over.len() > DEPARTURE_KEYS_MAX {
+            return Err(Refusal::TooManyKeys);
+        }
+        let mut facts =
+            if member.departed { Vec::new() } else { departure(team, self.member, self.actor == self.member, now) };
         let cause = (!facts.is_empty()).then_some(0);
-        let mut decided = std::collections::HashSet::new();
+        let mut decided = HashSet::new();
         let mut theirs = |id: CredentialId| match team.credentials.get(&id) {
             Some(key) if key.holder == self.member && key.alive(now) && key.survives_departure() => {
                 if decided.insert(id) { Ok(()) } else { Err(Refusal::DecidedTwice(id)) }
@@ -398,7 +411,7 @@ impl ErasePerson {
     /// # Errors
     /// [`Refusal`]. `system` is the system stream's state.
     pub fn decide(self, system: &TeamState) -> Decision {
-        system.admin(self.actor)?;
+        system.operator(self.actor)?;
         if self.still_member {
             return Err(Refusal::StillMember);
         }
@@ -431,33 +444,59 @@ impl TeamState {
         }
     }
 
-    /// Folds one more event in. `hash` is the record's.
+    /// Checks that the actor is one of the ledger's operators: an admin or the owner of the system stream.
+    ///
+    /// # Errors
+    /// [`Refusal::Forbidden`] to everybody in any other team, however powerful there.
+    pub fn operator(&self, actor: PersonId) -> Result<(), Refusal> {
+        self.admin(actor)?;
+        if self.team == Some(TeamId::SYSTEM) { Ok(()) } else { Err(Refusal::Forbidden) }
+    }
+
+    /// Folds one more event in. `hash` is the record's. The chain itself is [`crate::record::follow_chain`]'s to check.
     ///
     /// # Errors
     /// [`Impossible`] if the event can't follow what came before: the log was not written by decisions. The state is
     /// then of no use.
     pub fn apply(&mut self, record: &Record, hash: RecordHash) -> Result<(), Impossible> {
-        let impossible = |why| Impossible { revision: record.revision, why };
+        let first = self.head.is_none();
+        let team = *self.team.get_or_insert(record.team);
         self.head = Some(StreamHead { revision: record.revision, hash });
         self.recorded_at = record.recorded_at;
+        self.fold(record, team, first).map_err(|why| Impossible { revision: record.revision, why })
+    }
+
+    fn fold(&mut self, record: &Record, team: TeamId, first: bool) -> Result<(), &'static str> {
+        ensure(record.team == team, "an event of another team")?;
+        ensure(matches!(record.event, Event::TeamCreated(_)) == first, "a team begins once, and first of all")?;
         match &record.event {
-            Event::TeamCreated(_) | Event::PairingDenied(_) | Event::PersonErased(_) => {}
-            Event::PolicyChanged(e) => self.policy = e.policy,
+            Event::TeamCreated(_) | Event::PairingDenied(_) => {}
+            Event::PersonErased(_) => ensure(team == TeamId::SYSTEM, "a person is erased outside the system stream")?,
+            Event::PolicyChanged(e) => {
+                ensure(e.policy.is_possible(), "a policy looser than the ledger's")?;
+                self.policy = e.policy;
+            }
             Event::MemberJoined(e) => {
                 let joined = Member { role: e.role, departed: false };
-                if self.members.insert(e.member, joined).is_some_and(|before| !before.departed) {
-                    return Err(impossible("a member joins twice"));
-                }
+                let before = self.members.insert(e.member, joined);
+                ensure(before.is_none_or(|before| before.departed), "a member joins twice")?;
+                ensure(e.role != Role::Owner || self.members.len() == 1, "somebody joins as a second owner")?;
             }
             Event::RoleChanged(e) => {
-                self.members.get_mut(&e.member).ok_or(impossible("a stranger's role changes"))?.role = e.to;
+                let member = self.members.get_mut(&e.member).ok_or("a stranger's role changes")?;
+                ensure(!member.departed && member.role == e.from, "a role changes that nobody had")?;
+                member.role = e.to;
             }
             Event::MemberDeparted(e) => {
-                self.members.get_mut(&e.member).ok_or(impossible("a stranger departs"))?.departed = true;
+                let member = self.members.get_mut(&e.member).ok_or("a stranger departs")?;
+                ensure(!member.departed && member.role != Role::Owner, "the owner, or a member who has left, departs")?;
+                member.departed = true;
             }
             Event::CredentialIssued(e) => {
-                if let Some(device) = e.companion_of.and_then(|device| self.credentials.get_mut(&device)) {
-                    device.companion = Some(e.credential);
+                ensure(e.kind != Kind::Service, "a service credential is issued to a team")?;
+                if let Some(device) = e.companion_of {
+                    let device = self.credentials.get_mut(&device).filter(|key| key.takes_companion(e.kind, e.holder));
+                    device.ok_or("a companion without its device")?.companion = Some(e.credential);
                 }
                 let key = Credential {
                     name: e.name.clone(),
@@ -465,30 +504,65 @@ impl TeamState {
                     companion_of: e.companion_of,
                     ..issued(record, e.kind, e.holder, e.expires_at)
                 };
-                self.credentials.insert(e.credential, key);
+                self.issue(record, e.credential, key)?;
             }
             Event::ServiceCredentialIssued(e) => {
+                ensure(team == TeamId::SYSTEM, "a service credential is issued outside the system stream")?;
                 let name = Label::Clear(e.name.clone());
                 let key = Credential { name, ..issued(record, Kind::Service, e.holder, e.expires_at) };
-                self.credentials.insert(e.credential, key);
+                self.issue(record, e.credential, key)?;
             }
-            Event::CredentialRevoked(_) | Event::CredentialCascadeRevoked(_) | Event::CredentialExpired(_) => {
-                let key = self.live(record).ok_or(impossible("what is not alive ends"))?;
+            Event::CredentialRevoked(_) => self.live(record)?.ended = true,
+            Event::CredentialCascadeRevoked(e) => {
+                let key = self.live(record)?;
+                ensure(key.companion_of == Some(e.device), "a cascade from another's device")?;
+                key.ended = true;
+                let device = self.credentials.get(&e.device);
+                ensure(device.is_some_and(|device| device.ended), "a cascade from a living device")?;
+            }
+            Event::CredentialExpired(e) => {
+                let due = e.effective_at <= record.recorded_at;
+                let key = self.live(record)?;
+                ensure(due && key.expires_at == Some(e.effective_at), "an expiry before its time")?;
                 key.ended = true;
             }
             Event::ExpiryShortened(e) => {
-                self.live(record).ok_or(impossible("what is not alive is shortened"))?.expires_at = Some(e.to);
+                by_people_only(record)?;
+                let key = self.live(record)?;
+                let shorter = key.expires_at.is_none_or(|end| e.to < end);
+                ensure(shorter && key.expires_at == e.from, "an expiry that is not shortened")?;
+                key.expires_at = Some(e.to);
             }
             Event::CredentialHandedOver(e) => {
-                self.live(record).ok_or(impossible("what is not alive is handed over"))?.holder = e.to;
+                by_people_only(record)?;
+                let heir = self.present(e.to).is_some_and(may_hold);
+                let key = self.live(record)?;
+                ensure(heir && key.holder == e.from && key.survives_departure(), "handed over by or to the wrong one")?;
+                key.holder = e.to;
             }
         }
         Ok(())
     }
 
-    fn live(&mut self, record: &Record) -> Option<&mut Credential> {
-        self.credentials.get_mut(&record.event.credential()?).filter(|key| !key.ended)
+    fn issue(&mut self, record: &Record, id: CredentialId, key: Credential) -> Result<(), &'static str> {
+        by_people_only(record)?;
+        ensure(self.present(key.holder).is_some_and(may_hold), "issued for somebody who may hold no key")?;
+        ensure(self.credentials.insert(id, key).is_none(), "a credential is issued twice")
     }
+
+    fn live(&mut self, record: &Record) -> Result<&mut Credential, &'static str> {
+        let id = record.event.credential().ok_or("about no credential")?;
+        self.credentials.get_mut(&id).filter(|key| !key.ended).ok_or("what has ended, or never was, changes")
+    }
+}
+
+fn ensure(holds: bool, why: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(why) }
+}
+
+/// Rule 5: a stolen key can't mint another, nor let one live on under somebody else's name.
+fn by_people_only(record: &Record) -> Result<(), &'static str> {
+    ensure(!matches!(record.meta.actor, Actor::Credential(_)), "a credential manages credentials")
 }
 
 /// Whether a role may issue keys, and so be handed one.
