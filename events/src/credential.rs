@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    CredentialId, Event, PersonId, Timestamp,
+    CredentialId, Event, PersonId, Revision, Timestamp,
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialIssuedV1, CredentialRevokedV1, ExpiryShortenedV1,
         RevokeReason, Role, ServiceCredentialIssuedV1,
@@ -44,6 +44,8 @@ pub struct Credential {
     pub companion_of: Option<CredentialId>,
     /// Whether an event has ended it.
     pub ended: bool,
+    /// The last event about it.
+    pub revision: Revision,
 }
 
 impl Credential {

@@ -552,7 +552,10 @@ impl TeamState {
 
     fn live(&mut self, record: &Record) -> Result<&mut Credential, &'static str> {
         let id = record.event.credential().ok_or("about no credential")?;
-        self.credentials.get_mut(&id).filter(|key| !key.ended).ok_or("what has ended, or never was, changes")
+        let key = self.credentials.get_mut(&id).filter(|key| !key.ended);
+        let key = key.ok_or("what has ended, or never was, changes")?;
+        key.revision = record.revision;
+        Ok(key)
     }
 }
 
@@ -588,6 +591,7 @@ fn issued(record: &Record, kind: Kind, holder: PersonId, expires_at: Option<Time
         companion: None,
         companion_of: None,
         ended: false,
+        revision: record.revision,
     }
 }
 
