@@ -1,0 +1,247 @@
+//! The index at rest: its rows, its digest, its checkpoint.
+
+use std::sync::{OnceLock, atomic::Ordering::Relaxed};
+
+use keyledger_events::{
+    CredentialId, PersonId, TeamId, Timestamp,
+    seal::Label,
+    secret::{Kind, SecretHash},
+};
+
+use super::{
+    Active, State,
+    entry::{Entry, Life},
+    label_bytes,
+};
+use crate::Digest;
+
+/// Bytes of a checkpoint's row before its name: hash, id, life, binding, length of the name.
+const ROW_LEN: usize = 32 + 16 + 8 + 4 + 4;
+const BINDING_LEN: usize = 32;
+const BINDINGS: u8 = 1;
+const ROWS: u8 = 2;
+
+/// One credential of the index, spelt out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveRow {
+    /// Its secret's hash.
+    pub hash: SecretHash,
+    /// Its id.
+    pub credential: CredentialId,
+    /// Its team.
+    pub team: TeamId,
+    /// Who answers for it.
+    pub holder: PersonId,
+    /// Its kind.
+    pub kind: Kind,
+    /// What the events say of it.
+    pub state: State,
+    /// When it ends, or ended, by itself or with its device.
+    pub ends_at: Option<Timestamp>,
+    /// What people call it.
+    pub name: Label,
+}
+
+impl ActiveRow {
+    /// Appends the bytes that the index's digest counts for this row: hash, id, team, holder, then in one little-endian
+    /// word the end in microseconds (all ones for never, bits 0–57), the kind's number (58, 59) and the state's (60–63:
+    /// alive 0, revoked 1, expired 2), then the name as postcard.
+    pub fn write_bytes(&self, out: &mut Vec<u8>) {
+        let life = Life::new(self.kind, self.state, self.ends_at);
+        write_row(out, &self.hash, self.credential, (self.team, self.holder), life);
+        out.extend_from_slice(&label_bytes(&self.name));
+    }
+}
+
+fn write_row(out: &mut Vec<u8>, hash: &SecretHash, id: CredentialId, binding: (TeamId, PersonId), life: Life) {
+    out.extend_from_slice(&hash.0);
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(binding.0.as_bytes());
+    out.extend_from_slice(binding.1.as_bytes());
+    out.extend_from_slice(&life.word().to_le_bytes());
+}
+
+/// The index as it stood when it was frozen, while it lives on. Only what can change was copied: 12 bytes a credential.
+#[derive(Debug)]
+pub struct Frozen<'a> {
+    active: &'a Active,
+    /// Life and binding of each entry.
+    changing: Vec<(Life, u32)>,
+    bindings: usize,
+}
+
+impl Active {
+    /// Holds its present state fast. The writer waits for the copy, readers don't.
+    pub fn freeze(&self) -> Frozen<'_> {
+        let writer = self.writer.read();
+        let changing = (0..self.len() as u32)
+            .filter_map(|number| self.entries.get(number))
+            .map(|entry| (entry.life(), entry.binding()))
+            .collect();
+        Frozen { active: self, changing, bindings: writer.binding_numbers.len() }
+    }
+
+    /// An index from the chunks of [`Frozen::chunks`], in their order.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when they are not that. It is not the place to find a changed bit: check the chunks' hashes before.
+    pub fn restore<B: AsRef<[u8]>>(
+        credentials: usize,
+        chunks: impl IntoIterator<Item = B>,
+    ) -> Result<Self, RestoreError> {
+        // A wrong count must not make the tables huge; they grow by themselves.
+        let active = Self::with_capacity(credentials.min(1 << 26));
+        for chunk in chunks {
+            let (kind, rest) = chunk.as_ref().split_first().ok_or(RestoreError)?;
+            match *kind {
+                BINDINGS => active.restore_bindings(rest)?,
+                ROWS => active.restore_rows(rest)?,
+                _ => return Err(RestoreError),
+            }
+        }
+        if active.len() == credentials { Ok(active) } else { Err(RestoreError) }
+    }
+
+    fn restore_bindings(&self, chunk: &[u8]) -> Result<(), RestoreError> {
+        let (bindings, []) = chunk.as_chunks::<BINDING_LEN>() else { return Err(RestoreError) };
+        let mut writer = self.writer.write();
+        for bytes in bindings {
+            let (mut team, mut person) = ([0; 16], [0; 16]);
+            team.copy_from_slice(&bytes[..16]);
+            person.copy_from_slice(&bytes[16..]);
+            let before = writer.binding_numbers.len();
+            self.binding(&mut writer, (TeamId::from_bytes(team), PersonId::from_bytes(person)));
+            if writer.binding_numbers.len() == before {
+                return Err(RestoreError);
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_rows(&self, mut chunk: &[u8]) -> Result<(), RestoreError> {
+        let mut writer = self.writer.write();
+        while !chunk.is_empty() {
+            let (row, rest) = chunk.split_at_checked(ROW_LEN).ok_or(RestoreError)?;
+            let hash = SecretHash(array(row, 0));
+            let credential = CredentialId::from_bytes(array(row, 32));
+            let life = Life::from_word(u64::from_le_bytes(array(row, 48))).ok_or(RestoreError)?;
+            let binding = u32::from_le_bytes(array(row, 56));
+            let name_len = u32::from_le_bytes(array(row, 60)) as usize;
+            let (name, rest) = rest.split_at_checked(name_len).ok_or(RestoreError)?;
+            chunk = rest;
+            if binding as usize >= writer.binding_numbers.len() {
+                return Err(RestoreError);
+            }
+            self.insert_new(&mut writer, &hash, credential, life, binding, name);
+        }
+        Ok(())
+    }
+}
+
+impl Frozen<'_> {
+    /// How many credentials it has.
+    pub fn len(&self) -> usize {
+        self.changing.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.changing.is_empty()
+    }
+
+    /// All rows, in the order they were issued in.
+    pub fn rows(&self) -> impl Iterator<Item = ActiveRow> + '_ {
+        self.parts().map(|(number, entry, life, binding)| {
+            let (team, holder) = self.binding(binding);
+            ActiveRow {
+                hash: entry.hash(),
+                credential: entry.credential(),
+                team,
+                holder,
+                kind: life.kind(),
+                state: life.state(),
+                ends_at: life.ends_at(),
+                name: self.active.name(super::Handle(number)),
+            }
+        })
+    }
+
+    /// The digest: the sum over [`ActiveRow::write_bytes`] of all rows.
+    pub fn digest(&self) -> Digest {
+        let (mut digest, mut row) = (Digest::default(), Vec::with_capacity(256));
+        for (number, entry, life, binding) in self.parts() {
+            row.clear();
+            write_row(&mut row, &entry.hash(), entry.credential(), self.binding(binding), life);
+            self.read_name(number, &mut row);
+            digest.add(&row);
+        }
+        digest
+    }
+
+    /// The checkpoint: chunks of about `target_len` bytes, for [`Active::restore`].
+    pub fn chunks(&self, target_len: usize) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let mut bindings = 0..self.bindings as u32;
+        let mut parts = self.parts();
+        std::iter::from_fn(move || {
+            let mut chunk = Vec::with_capacity(target_len + 512);
+            if !bindings.is_empty() {
+                chunk.push(BINDINGS);
+                for number in bindings.by_ref() {
+                    let (team, person) = self.binding(number);
+                    chunk.extend_from_slice(team.as_bytes());
+                    chunk.extend_from_slice(person.as_bytes());
+                    if chunk.len() >= target_len {
+                        break;
+                    }
+                }
+                return Some(chunk);
+            }
+            chunk.push(ROWS);
+            for (number, entry, life, binding) in parts.by_ref() {
+                chunk.extend_from_slice(&entry.hash().0);
+                chunk.extend_from_slice(entry.credential().as_bytes());
+                chunk.extend_from_slice(&life.word().to_le_bytes());
+                chunk.extend_from_slice(&binding.to_le_bytes());
+                let len_at = chunk.len();
+                chunk.extend_from_slice(&[0; 4]);
+                self.read_name(number, &mut chunk);
+                let name_len = (chunk.len() - len_at - 4) as u32;
+                chunk[len_at..len_at + 4].copy_from_slice(&name_len.to_le_bytes());
+                if chunk.len() >= target_len {
+                    break;
+                }
+            }
+            (chunk.len() > 1).then_some(chunk)
+        })
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (u32, &Entry, Life, u32)> + '_ {
+        self.changing.iter().zip(0..).filter_map(|((life, binding), number)| {
+            self.active.entries.get(number).map(|entry| (number, entry, *life, *binding))
+        })
+    }
+
+    fn binding(&self, number: u32) -> (TeamId, PersonId) {
+        // Every entry's binding was set before the entry was published.
+        let none = (TeamId::SYSTEM, PersonId::from_bytes([0; 16]));
+        self.active.bindings.get(number).and_then(OnceLock::get).copied().unwrap_or(none)
+    }
+
+    fn read_name(&self, number: u32, out: &mut Vec<u8>) {
+        if let Some(start) = self.active.name_starts.get(number) {
+            self.active.names.read(start.load(Relaxed), out);
+        }
+    }
+}
+
+/// `N` bytes of a row whose length was checked.
+fn array<const N: usize>(row: &[u8], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&row[at..at + N]);
+    bytes
+}
+
+/// The bytes are not a checkpoint of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a checkpoint of the active-credential index")]
+pub struct RestoreError;
