@@ -1,1 +1,20 @@
-//! keyledger replay
+//! Read-only replay of a ledger: what held, why, what changed, and whether the bytes still prove it.
+//!
+//! Everything here works on the read half of a log, or on a directory that nobody has to serve. It shares the record,
+//! commit and tree code with the writer, and neither its write path nor anything it has derived. Memory grows with the
+//! credentials that are alive and with the teams, never with the number of events.
+//!
+//! * [`as_of`] — which credentials were alive at an instant, or as far as was known at a position.
+//! * [`explain`] — one credential's life in sentences, and at which position it died and why.
+//! * [`diff`] — what changed between two points.
+
+pub mod as_of;
+pub mod diff;
+pub mod explain;
+mod point;
+mod standing;
+mod walk;
+
+pub use point::{Moment, Point, PointError};
+pub use standing::{Death, End, Standing};
+pub use walk::{Progress, ReplayError, quiet};

@@ -1,0 +1,113 @@
+//! Going through a log from its beginning, once, in order.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use keyledger_events::{
+    Commit, CommitNumber, Position, Timestamp,
+    record::RecordError,
+    store::{ReadError, ReadLog},
+};
+
+use crate::point::{Moment, ResolvedMoment};
+
+/// Told how many of how many units are done: events, or bytes where a function says so. Called from any thread, often
+/// enough for a progress bar.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// Tells nobody.
+pub fn quiet(_done: u64, _total: u64) {}
+
+/// How many commits pass between two calls of a [`Progress`].
+const PROGRESS_COMMITS: u64 = 4096;
+
+/// Why a question about history has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An event can't be read.
+    #[error("position {position}: {error}")]
+    Record {
+        /// Where.
+        position: Position,
+        /// Why.
+        error: RecordError,
+    },
+    /// The log has not got there.
+    #[error("there is no position {asked}: the log has {events} events")]
+    NoPosition {
+        /// What was asked for.
+        asked: Position,
+        /// How many there are.
+        events: u64,
+    },
+    /// No credential of that name was ever issued, as far as may be known.
+    #[error("no credential {0} in this log")]
+    NoCredential(String),
+    /// Several credentials share the prefix.
+    #[error("several credentials begin with {0}; name one by its id")]
+    Ambiguous(String),
+    /// The second point lies before the first.
+    #[error("the second point lies before the first")]
+    Backwards,
+}
+
+/// Hands over every commit that `moment` may know of, in order, until `visit` breaks off.
+pub(crate) fn commits(
+    log: &dyn ReadLog,
+    moment: Moment,
+    progress: Progress<'_>,
+    mut visit: impl FnMut(&Commit) -> Result<ControlFlow<()>, ReplayError>,
+) -> Result<(), ReplayError> {
+    // The end is fixed now: a log that a server is appending to would else never end.
+    let head = log.head();
+    let events = head.position.0;
+    if let Some(asked) = moment.known_at.filter(|asked| asked.0 >= events) {
+        return Err(ReplayError::NoPosition { asked, events });
+    }
+    let total = moment.known_at.map_or(events, |last| last.0 + 1);
+    let mut follow = log.follow(CommitNumber(0))?;
+    let mut done = 0;
+    while done < total {
+        let Some(commit) = follow.next(Duration::ZERO)? else { break };
+        done = commit.end().0;
+        if commit.number.0 % PROGRESS_COMMITS == 0 {
+            progress(done.min(total), total);
+        }
+        if visit(&commit)?.is_break() {
+            break;
+        }
+    }
+    progress(total, total);
+    Ok(())
+}
+
+/// Keeps what a [`ResolvedMoment`] needs while commits go by.
+#[derive(Default)]
+pub(crate) struct Clock {
+    last: Option<(Position, Timestamp)>,
+}
+
+impl Clock {
+    /// Takes note of a commit.
+    pub(crate) fn tick(&mut self, commit: &Commit, recorded_at: Timestamp) {
+        self.last = Some((Position(commit.end().0 - 1), recorded_at));
+    }
+
+    /// Both times of `moment`, if the noted commits are all it may know of.
+    pub(crate) fn resolve(&self, moment: Moment) -> ResolvedMoment {
+        let (known_at, recorded_at) = self.last.unzip();
+        ResolvedMoment { at: moment.at.or(recorded_at).unwrap_or_default(), known_at }
+    }
+}
+
+/// A commit's recorded time.
+pub(crate) fn recorded_at(commit: &Commit) -> Result<Timestamp, ReplayError> {
+    commit
+        .body
+        .view()
+        .first()
+        .map(|header| header.recorded_at)
+        .map_err(|error| ReplayError::Record { position: commit.first_position, error })
+}
