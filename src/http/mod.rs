@@ -1,0 +1,10 @@
+//! Everything between a socket and a handler.
+
+pub mod extract;
+pub mod problem;
+pub mod server;
+pub mod text;
+
+pub use extract::{ApiJson, ApiJsonOrDefault, ApiPath, ApiQuery};
+pub use problem::{Challenge, Problem};
+pub use text::{Name, Note};
