@@ -1,0 +1,205 @@
+//! Histories that no decision writes: the fold refuses each, so a replay proves the rules.
+
+use keyledger_events::{
+    CorrelationId, Event, EventId, Meta, PersonId, Record, RecordHash, Revision, TeamId, Timestamp,
+    event::{
+        CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
+        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PersonErasedV1, PolicyChangedV1,
+        PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+    },
+    record::{Actor, AuthMethod},
+    seal::Label,
+    secret::Kind,
+    team::{Impossible, TeamState},
+};
+
+use crate::story::{
+    ACME, ADMIN, DAY, Key, MEMBER, OTHER, OWNER, START, STRANGER, Story, VIEWER, issue, key, material, pair, revoke, sk,
+};
+
+/// k1: the member's for ever, k2: the member's dead one, k3/k4: their device and companion, k5: a day's.
+fn story() -> Story {
+    let day = issue(MEMBER, Kind::Agent, 1, 5);
+    Story::acme().given([sk(MEMBER, 1), sk(MEMBER, 2), revoke(MEMBER, 2), pair(MEMBER, 3), day])
+}
+
+fn apply(state: &mut TeamState, team: TeamId, actor: Actor, at: Timestamp, event: Event) -> Result<(), Impossible> {
+    let meta = Meta {
+        actor,
+        auth: AuthMethod::Internal,
+        cause: None,
+        correlation: CorrelationId::from_bytes([0; 16]),
+        context: None,
+    };
+    let revision = state.head.map_or(Revision(0), |head| head.revision.next());
+    let previous = RecordHash::default();
+    let (id, salt) = (EventId::from_bytes([0; 16]), [0; 16]);
+    let record = Record { team, revision, id, recorded_at: at, previous, salt, meta, event };
+    state.apply(&record, RecordHash::default())
+}
+
+fn issued(number: Key, kind: Kind, holder: PersonId, companion_of: Option<Key>) -> Event {
+    let key_material = material(kind, number);
+    Event::CredentialIssued(CredentialIssuedV1 {
+        credential: key(number),
+        kind,
+        hash: key_material.hash,
+        prefix: key_material.prefix,
+        name: Label::Clear("x".into()),
+        purpose: None,
+        holder,
+        expires_at: None,
+        rotated_from: None,
+        companion_of: companion_of.map(key),
+    })
+}
+
+fn joined(member: PersonId, role: Role) -> Event {
+    Event::MemberJoined(MemberJoinedV1 { member, role, name: Label::Clear("x".into()), invited_by: None })
+}
+
+fn revoked(number: Key) -> Event {
+    let reason = RevokeReason::Requested;
+    Event::CredentialRevoked(CredentialRevokedV1 { credential: key(number), reason, note: None })
+}
+
+fn cascade(number: Key, device: Key) -> Event {
+    let effective_at = START;
+    Event::CredentialCascadeRevoked(CredentialCascadeRevokedV1 {
+        credential: key(number),
+        device: key(device),
+        effective_at,
+    })
+}
+
+fn expired(number: Key, effective_at: Timestamp) -> Event {
+    Event::CredentialExpired(CredentialExpiredV1 { credential: key(number), effective_at })
+}
+
+fn shortened(number: Key, from: Option<Timestamp>, to: Timestamp) -> Event {
+    Event::ExpiryShortened(ExpiryShortenedV1 { credential: key(number), from, to })
+}
+
+fn handed_over(number: Key, from: PersonId, to: PersonId) -> Event {
+    Event::CredentialHandedOver(CredentialHandedOverV1 { credential: key(number), from, to })
+}
+
+fn role_changed(member: PersonId, from: Role, to: Role) -> Event {
+    Event::RoleChanged(RoleChangedV1 { member, from, to })
+}
+
+fn departed(member: PersonId) -> Event {
+    Event::MemberDeparted(MemberDepartedV1 { member, left_by_themselves: false })
+}
+
+fn policy(lifetime_days_max: u16) -> Event {
+    let policy = PolicyV1 { lifetime_days_max, never_allowed: true, admins_only: false };
+    Event::PolicyChanged(PolicyChangedV1 { policy })
+}
+
+fn service(number: Key) -> Event {
+    let key_material = material(Kind::Service, number);
+    Event::ServiceCredentialIssued(ServiceCredentialIssuedV1 {
+        credential: key(number),
+        hash: key_material.hash,
+        prefix: key_material.prefix,
+        name: "edge".into(),
+        holder: OWNER,
+        expires_at: None,
+    })
+}
+
+#[test]
+fn no_history_breaks_a_rule() {
+    let (end, late) = (START.plus(DAY), START.plus(DAY * 2));
+    let rows = [
+        ("a team begins twice", Event::TeamCreated(TeamCreatedV1 { name: "x".into() })),
+        ("a policy of no days", policy(0)),
+        ("a policy of more than a year", policy(366)),
+        ("a member joins twice", joined(MEMBER, Role::Admin)),
+        ("a second owner joins", joined(STRANGER, Role::Owner)),
+        ("a stranger's role changes", role_changed(STRANGER, Role::Member, Role::Admin)),
+        ("a role that they did not have", role_changed(MEMBER, Role::Admin, Role::Viewer)),
+        ("a stranger departs", departed(STRANGER)),
+        ("the owner departs", departed(OWNER)),
+        ("a credential is issued again", issued(1, Kind::Integration, MEMBER, None)),
+        ("a dead one is revived", issued(2, Kind::Integration, MEMBER, None)),
+        ("for a stranger", issued(9, Kind::Integration, STRANGER, None)),
+        ("for a viewer", issued(9, Kind::Integration, VIEWER, None)),
+        ("a service for a team", issued(9, Kind::Service, OWNER, None)),
+        ("a service credential in a team", service(9)),
+        ("a companion of nothing", issued(9, Kind::Agent, MEMBER, Some(99))),
+        ("a second companion", issued(9, Kind::Agent, MEMBER, Some(3))),
+        ("a companion of a key", issued(9, Kind::Agent, MEMBER, Some(1))),
+        ("what never was ends", revoked(99)),
+        ("what has ended ends", revoked(2)),
+        ("a cascade without a device", cascade(1, 3)),
+        ("a cascade from another's", cascade(4, 1)),
+        ("a cascade from a living device", cascade(4, 3)),
+        ("an expiry of what never expires", expired(1, START)),
+        ("an expiry at another time", expired(5, start_of(&end))),
+        ("an expiry of what has ended", expired(2, START)),
+        ("an expiry put off", shortened(5, Some(end), late)),
+        ("an expiry shortened to itself", shortened(5, Some(end), end)),
+        ("an expiry it did not have", shortened(5, None, START)),
+        ("shortened after its end", shortened(2, None, START)),
+        ("handed over by another", handed_over(1, OTHER, ADMIN)),
+        ("handed over to a stranger", handed_over(1, MEMBER, STRANGER)),
+        ("handed over to a viewer", handed_over(1, MEMBER, VIEWER)),
+        ("a device handed over", handed_over(3, MEMBER, OTHER)),
+        ("a companion handed over", handed_over(4, MEMBER, OTHER)),
+        ("a dead key handed over", handed_over(2, MEMBER, OTHER)),
+        ("erased outside the system stream", Event::PersonErased(PersonErasedV1 { person: STRANGER })),
+    ];
+    for (name, event) in rows {
+        let mut state = story().state;
+        let revision = state.head.unwrap().revision.next();
+        let refused = apply(&mut state, ACME, Actor::System, late, event);
+        assert_eq!(refused.map_err(|impossible| impossible.revision), Err(revision), "{name}");
+    }
+}
+
+fn start_of(end: &Timestamp) -> Timestamp {
+    Timestamp::from_micros(end.micros() - 1)
+}
+
+#[test]
+fn an_expiry_is_not_recorded_before_its_instant() {
+    let end = START.plus(DAY);
+    let at = |at| apply(&mut story().state, ACME, Actor::System, at, expired(5, end)).is_ok();
+    assert_eq!([start_of(&end), end].map(at), [false, true]);
+}
+
+#[test]
+fn a_stream_begins_with_its_team_and_stays_with_it() {
+    let created = || Event::TeamCreated(TeamCreatedV1 { name: "x".into() });
+    let mut state = TeamState::default();
+    assert!(apply(&mut state, ACME, Actor::System, START, joined(OWNER, Role::Owner)).is_err());
+    let mut state = TeamState::default();
+    assert!(apply(&mut state, ACME, Actor::System, START, created()).is_ok());
+    let elsewhere = TeamId::from_bytes([0xbe; 16]);
+    assert!(apply(&mut state, elsewhere, Actor::System, START, joined(OWNER, Role::Owner)).is_err());
+}
+
+/// Rule 5, proven by the fold: whatever wrote the log, no credential has managed credentials in it.
+#[test]
+fn no_credential_manages_credentials() {
+    let mut rows = vec![
+        issued(9, Kind::Integration, MEMBER, None),
+        issued(9, Kind::Agent, MEMBER, None),
+        issued(9, Kind::Device, MEMBER, None),
+        shortened(1, None, START.plus(DAY)),
+        handed_over(1, MEMBER, OTHER),
+    ];
+    for event in rows.drain(..) {
+        for by in [1, 3, 4, 5] {
+            let mut state = story().state;
+            let refused = apply(&mut state, ACME, Actor::Credential(key(by)), START, event.clone());
+            assert_eq!(refused.map_err(|impossible| impossible.why), Err("a credential manages credentials"));
+        }
+        let mut state = story().state;
+        assert!(apply(&mut state, ACME, Actor::Person(MEMBER), START, event).is_ok());
+    }
+    let mut system = Story::system().state;
+    assert!(apply(&mut system, TeamId::SYSTEM, Actor::Credential(key(1)), START, service(9)).is_err());
+}
