@@ -6,9 +6,13 @@
 
 pub mod active;
 mod digest;
+pub mod people;
+pub mod streams;
 #[cfg(test)]
 mod testing;
 pub mod usage;
 
 pub use active::{Active, Denied, Handle, Surface, Verdict};
 pub use digest::Digest;
+pub use people::People;
+pub use streams::Streams;

@@ -1,8 +1,9 @@
 //! What the tests of this crate share: credentials by number, events about them.
 
 use keyledger_events::{
-    CredentialId, Event, PersonId, TeamId, Timestamp,
+    CorrelationId, CredentialId, Event, EventId, Meta, PersonId, Record, RecordHash, Revision, TeamId, Timestamp,
     event::{CredentialIssuedV1, CredentialRevokedV1, RevokeReason},
+    record::{Actor, AuthMethod},
     seal::Label,
     secret::{Kind, RANDOM_LEN, Secret, SecretHash},
 };
@@ -96,4 +97,28 @@ pub(crate) fn revoked(number: u64) -> Event {
         reason: RevokeReason::Requested,
         note: None,
     })
+}
+
+/// A record of `team` at `micros`, by person 0.
+pub(crate) fn record(team: TeamId, micros: u64, event: Event) -> Record {
+    record_by(Actor::Person(person(0)), team, micros, event)
+}
+
+pub(crate) fn record_by(actor: Actor, team: TeamId, micros: u64, event: Event) -> Record {
+    Record {
+        team,
+        revision: Revision(0),
+        id: EventId::from_bytes([0; 16]),
+        recorded_at: at(micros),
+        previous: RecordHash::default(),
+        salt: [0; 16],
+        meta: Meta {
+            actor,
+            auth: AuthMethod::Internal,
+            cause: None,
+            correlation: CorrelationId::from_bytes([0; 16]),
+            context: None,
+        },
+        event,
+    }
 }

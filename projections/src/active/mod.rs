@@ -206,13 +206,17 @@ impl Active {
                 let name = label_bytes(&Label::Clear(e.name.clone()));
                 self.insert(&mut self.writer.write(), &e.hash, e.credential, life, (team, e.holder), &name);
             }
-            Event::CredentialRevoked(e) => self.change(e.credential, team, |_, life| (State::Revoked, life.ends_at())),
-            Event::CredentialCascadeRevoked(e) => self
-                .change(e.credential, team, |_, life| (State::Revoked, earlier(life.ends_at(), Some(e.effective_at)))),
-            Event::CredentialExpired(e) => self
-                .change(e.credential, team, |_, life| (State::Expired, earlier(life.ends_at(), Some(e.effective_at)))),
+            Event::CredentialRevoked(e) => self.change(e.credential, team, |life| (State::Revoked, life.ends_at())),
+            // A companion whose own end had come by then has expired, as the clock had said all along.
+            Event::CredentialCascadeRevoked(e) => self.change(e.credential, team, |life| {
+                let state = if life.is_over(e.effective_at) { State::Expired } else { State::Revoked };
+                (state, earlier(life.ends_at(), Some(e.effective_at)))
+            }),
+            Event::CredentialExpired(e) => {
+                self.change(e.credential, team, |life| (State::Expired, earlier(life.ends_at(), Some(e.effective_at))))
+            }
             Event::ExpiryShortened(e) => {
-                self.change(e.credential, team, |_, life| (State::Alive, earlier(life.ends_at(), Some(e.to))))
+                self.change(e.credential, team, |life| (State::Alive, earlier(life.ends_at(), Some(e.to))))
             }
             Event::CredentialHandedOver(e) => {
                 let mut writer = self.writer.write();
@@ -345,19 +349,14 @@ impl Active {
     }
 
     /// Gives a credential that is alive by the events another state or end.
-    fn change(
-        &self,
-        credential: CredentialId,
-        team: TeamId,
-        change: impl FnOnce(&Entry, Life) -> (State, Option<Timestamp>),
-    ) {
+    fn change(&self, credential: CredentialId, team: TeamId, change: impl FnOnce(Life) -> (State, Option<Timestamp>)) {
         let mut writer = self.writer.write();
         let Some((number, entry)) = self.entry_of(&writer, credential) else { return };
         if !self.is_alive_in(entry, team) {
             return;
         }
         let before = entry.life();
-        let (state, ends_at) = change(entry, before);
+        let (state, ends_at) = change(before);
         entry.set_life(Life::new(before.kind(), state, ends_at));
         if let (State::Alive, Some(ends_at)) = (state, ends_at)
             && Some(ends_at) != before.ends_at()

@@ -167,7 +167,7 @@ fn readers_see_what_was_applied_before_they_began() {
                     let (was_ended, was_issued) = (ended.load(Ordering::Acquire), issued.load(Ordering::Acquire));
                     let outcome = active.verify(secrets[number as usize].expose().as_bytes(), None, None, at(1));
                     // Even numbers are revoked, in order.
-                    if number % 2 == 0 && number < was_ended {
+                    if number.is_multiple_of(2) && number < was_ended {
                         assert_eq!(outcome, Err(Denied::Revoked));
                     } else if number % 2 == 1 && number < was_issued {
                         assert_eq!(outcome.unwrap().credential, id(number));
