@@ -8,6 +8,7 @@ pub mod active;
 mod digest;
 pub mod people;
 pub mod streams;
+pub mod team_view;
 #[cfg(test)]
 mod testing;
 pub mod usage;
@@ -16,3 +17,4 @@ pub use active::{Active, Denied, Handle, Surface, Verdict};
 pub use digest::Digest;
 pub use people::People;
 pub use streams::Streams;
+pub use team_view::{TeamView, Until};
