@@ -52,18 +52,23 @@ impl Stream {
         self.commits += 1;
     }
 
-    /// The bytes that the digest counts: team, last revision, last hash, number of events, number of commits, and, so
-    /// that a reader needs no list, the wrapping sums of the commit numbers and of their squares. All little-endian.
     fn write_bytes(&self, team: TeamId, out: &mut Vec<u8>) {
         let (sum, squares) = self.numbers().fold((0u64, 0u64), |(sum, squares), CommitNumber(number)| {
             (sum.wrapping_add(number), squares.wrapping_add(number.wrapping_mul(number)))
         });
-        out.extend_from_slice(team.as_bytes());
-        out.extend_from_slice(&self.head.revision.0.to_le_bytes());
-        out.extend_from_slice(&self.head.hash.0);
-        for word in [self.events, self.commits, sum, squares] {
-            out.extend_from_slice(&word.to_le_bytes());
-        }
+        write_row(out, team, self.head, [self.events, self.commits, sum, squares]);
+    }
+}
+
+/// Appends the bytes that the digest counts for one team: team, last revision, last hash, number of events, number of
+/// commits, and, so that a reader needs no list, the wrapping sums of the commit numbers and of their squares. All
+/// little-endian.
+pub fn write_row(out: &mut Vec<u8>, team: TeamId, head: StreamHead, words: [u64; 4]) {
+    out.extend_from_slice(team.as_bytes());
+    out.extend_from_slice(&head.revision.0.to_le_bytes());
+    out.extend_from_slice(&head.hash.0);
+    for word in words {
+        out.extend_from_slice(&word.to_le_bytes());
     }
 }
 

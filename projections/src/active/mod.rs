@@ -42,7 +42,7 @@ use self::{
 };
 pub use self::{
     entry::State,
-    snapshot::{ActiveRow, Frozen, RestoreError},
+    snapshot::{ActiveRow, Frozen, RestoreError, write_name, write_row},
     verdict::{Denied, Handle, Surface, UnknownSurface, Verdict},
 };
 use crate::Digest;

@@ -47,13 +47,31 @@ impl ActiveRow {
     /// word the end in microseconds (all ones for never, bits 0–57), the kind's number (58, 59) and the state's (60–63:
     /// alive 0, revoked 1, expired 2), then the name as postcard.
     pub fn write_bytes(&self, out: &mut Vec<u8>) {
-        let life = Life::new(self.kind, self.state, self.ends_at);
-        write_row(out, &self.hash, self.credential, (self.team, self.holder), life);
-        out.extend_from_slice(&label_bytes(&self.name));
+        let life = (self.kind, self.state, self.ends_at);
+        write_row(out, &self.hash, self.credential, (self.team, self.holder), life, &label_bytes(&self.name));
     }
 }
 
-fn write_row(out: &mut Vec<u8>, hash: &SecretHash, id: CredentialId, binding: (TeamId, PersonId), life: Life) {
+/// The bytes of [`ActiveRow::write_bytes`], for who keeps rows in a shape of their own: a name is as
+/// [`write_name`] wrote it.
+pub fn write_row(
+    out: &mut Vec<u8>,
+    hash: &SecretHash,
+    credential: CredentialId,
+    binding: (TeamId, PersonId),
+    (kind, state, ends_at): (Kind, State, Option<Timestamp>),
+    name: &[u8],
+) {
+    write_fixed(out, hash, credential, binding, Life::new(kind, state, ends_at));
+    out.extend_from_slice(name);
+}
+
+/// Appends a name as rows have it.
+pub fn write_name(name: &Label, out: &mut Vec<u8>) {
+    out.extend_from_slice(&label_bytes(name));
+}
+
+fn write_fixed(out: &mut Vec<u8>, hash: &SecretHash, id: CredentialId, binding: (TeamId, PersonId), life: Life) {
     out.extend_from_slice(&hash.0);
     out.extend_from_slice(id.as_bytes());
     out.extend_from_slice(binding.0.as_bytes());
@@ -171,7 +189,7 @@ impl Frozen<'_> {
         let (mut digest, mut row) = (Digest::default(), Vec::with_capacity(256));
         for (number, entry, life, binding) in self.parts() {
             row.clear();
-            write_row(&mut row, &entry.hash(), entry.credential(), self.binding(binding), life);
+            write_fixed(&mut row, &entry.hash(), entry.credential(), self.binding(binding), life);
             self.read_name(number, &mut row);
             digest.add(&row);
         }
