@@ -15,3 +15,4 @@ mod revoking;
 mod roles;
 mod rotation;
 mod story;
+mod words;
