@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode, header, request::Parts};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, error::Category, json};
 
-use super::{problem::Problem, server::BODY_BYTES_DEFAULT};
+use super::{body::BodyError, problem::Problem, server::BODY_BYTES_DEFAULT};
 
 /// A JSON body, read and checked by its garde rules. Put `#[serde(deny_unknown_fields)]` on its type.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +161,14 @@ fn unreadable_body(rejection: &BytesRejection) -> Problem {
         )
         .with_member("default_limit_bytes", BODY_BYTES_DEFAULT);
     }
-    Problem::bad_request("incomplete_body", "The body did not arrive whole, or not in time.")
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(rejection);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<BodyError>() {
+            return Problem::from(*error);
+        }
+        cause = error.source();
+    }
+    Problem::from(BodyError::Broken)
 }
 
 fn unreadable_path(rejection: &PathRejection) -> Problem {

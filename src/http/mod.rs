@@ -1,6 +1,9 @@
 //! Everything between a socket and a handler.
 
+pub mod body;
+pub mod connection;
 pub mod extract;
+pub mod metrics;
 pub mod problem;
 pub mod server;
 pub mod text;
