@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     CredentialId, PersonId, Timestamp,
     credential::LIFETIME_DAYS_MAX,
-    seal::{Label, Sealed},
+    seal::Label,
     secret::{KeyPrefix, Kind, SecretHash},
 };
 
@@ -359,16 +359,19 @@ impl Event {
         }
     }
 
-    /// What is sealed in it, and under which name it is shown once opened.
-    pub const fn sealed(&self) -> Option<(&'static str, &Sealed)> {
+    /// The name in it that may be sealed, and the field it stands in.
+    pub const fn label(&self) -> Option<(&'static str, &Label)> {
         match self {
-            Self::MemberJoined(MemberJoinedV1 { name: Label::Sealed(sealed), .. }) => Some(("name", sealed)),
-            Self::CredentialIssued(CredentialIssuedV1 { name: Label::Sealed(sealed), .. }) => Some(("name", sealed)),
-            Self::PairingDenied(PairingDeniedV1 { device_name: Label::Sealed(sealed) }) => {
-                Some(("device_name", sealed))
-            }
+            Self::MemberJoined(e) => Some(("name", &e.name)),
+            Self::CredentialIssued(e) => Some(("name", &e.name)),
+            Self::PairingDenied(e) => Some(("device_name", &e.device_name)),
             _ => None,
         }
+    }
+
+    /// The type number of a name in [`Event::TYPES`].
+    pub fn type_named(name: &str) -> Option<u16> {
+        Self::TYPES.iter().find(|(_, _, known)| *known == name).map(|(number, _, _)| *number)
     }
 }
 

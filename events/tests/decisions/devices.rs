@@ -3,6 +3,7 @@
 use keyledger_events::{
     Event,
     event::Role,
+    seal::Label,
     secret::Kind,
     team::{DEVICES_PER_MEMBER_MAX, Refusal},
 };
@@ -86,6 +87,7 @@ fn the_name_of_a_device_is_sealed_for_its_person() {
     for bytes in body.view().records() {
         let record = keyledger_events::Record::decode(bytes).unwrap();
         assert!(matches!(record.event, Event::CredentialIssued(_)));
-        assert_eq!(record.event.sealed().map(|(field, sealed)| (field, sealed.person)), Some(("name", MEMBER)));
+        let label = record.event.label();
+        assert!(matches!(label, Some(("name", Label::Sealed(sealed))) if sealed.person == MEMBER));
     }
 }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use keyledger_events::{CredentialId, PersonId, TeamId, Timestamp, secret::Kind};
 
 /// Where a credential is presented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Surface {
     /// The products' programming interface.
     Runtime,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use keyledger_events::{
-    CredentialId, Event, PersonId, Position, Timestamp,
+    CredentialId, Event, PersonId, Position, Revision, Timestamp,
     commit::PlacedRecord,
     event::RevokeReason,
     record::Actor,
@@ -58,6 +58,8 @@ pub struct Row {
     pub rotated_to: Option<CredentialId>,
     /// The last event about it, for its `ETag`.
     pub last_position: Position,
+    /// The revision of the last event that changed what it is worth or who answers for it: its ETag.
+    pub revision: Revision,
 }
 
 /// The end of a credential.
@@ -319,6 +321,7 @@ impl Directory {
                     rotated_from: e.rotated_from,
                     rotated_to: None,
                     last_position: position,
+                    revision: placed.record.revision,
                 });
                 if let Some(device) = e.companion_of.and_then(|id| self.row_mut(id)) {
                     device.companion = Some(e.credential);
@@ -346,25 +349,26 @@ impl Directory {
                 rotated_from: None,
                 rotated_to: None,
                 last_position: position,
+                revision: placed.record.revision,
             }),
-            Event::CredentialRevoked(e) => self.change(e.credential, position, |row| {
+            Event::CredentialRevoked(e) => self.change(e.credential, placed, |row| {
                 let reason = EndReason::Revoked(e.reason);
                 row.ended.get_or_insert(Ended { at, reason, note: e.note.clone(), by, position });
             }),
-            Event::CredentialCascadeRevoked(e) => self.change(e.credential, position, |row| {
+            Event::CredentialCascadeRevoked(e) => self.change(e.credential, placed, |row| {
                 // A companion whose own end had come by then has expired, as the clock had said all along.
                 let was_over = row.expires_at.is_some_and(|end| end <= e.effective_at);
                 let reason = if was_over { EndReason::Expired } else { EndReason::DeviceEnded };
                 row.ended.get_or_insert(Ended { at: e.effective_at, reason, note: None, by, position });
             }),
-            Event::CredentialExpired(e) => self.change(e.credential, position, |row| {
+            Event::CredentialExpired(e) => self.change(e.credential, placed, |row| {
                 let reason = EndReason::Expired;
                 row.ended.get_or_insert(Ended { at: e.effective_at, reason, note: None, by, position });
             }),
-            Event::ExpiryShortened(e) => self.change(e.credential, position, |row| {
+            Event::ExpiryShortened(e) => self.change(e.credential, placed, |row| {
                 row.expires_at = Some(row.expires_at.map_or(e.to, |end| end.min(e.to)));
             }),
-            Event::CredentialHandedOver(e) => self.change(e.credential, position, |row| row.holder = e.to),
+            Event::CredentialHandedOver(e) => self.change(e.credential, placed, |row| row.holder = e.to),
             _ => {}
         }
     }
@@ -379,11 +383,12 @@ impl Directory {
         self.rows.push(row);
     }
 
-    fn change(&mut self, id: CredentialId, position: Position, change: impl FnOnce(&mut Row)) {
+    fn change(&mut self, id: CredentialId, placed: &PlacedRecord, change: impl FnOnce(&mut Row)) {
         let Some(number) = self.number(id) else { return };
         if let Some(row) = self.rows.get_mut(number as usize) {
             change(row);
-            row.last_position = position;
+            row.last_position = placed.position;
+            row.revision = placed.record.revision;
             self.columns[number as usize] = Column::of(row, &mut self.persons);
         }
     }
