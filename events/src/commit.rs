@@ -160,6 +160,11 @@ impl<'a> CommitRef<'a> {
         }
     }
 
+    /// A copy of its own.
+    pub fn to_body(self) -> CommitBody {
+        CommitBody(self.bytes.into())
+    }
+
     /// How many events it holds; at least one.
     pub fn count(&self) -> u64 {
         u64::from(u16::from_le_bytes([self.bytes[1], self.bytes[2]]))

@@ -26,12 +26,13 @@ pub(crate) struct Prepared {
     /// Of each record, in order.
     pub hashes: Box<[RecordHash]>,
     pub body: CommitBody,
+    pub essential: bool,
 }
 
 impl Prepared {
     /// Checks everything that does not depend on the log.
     pub fn new(proposal: Proposal) -> Result<Self, AppendError> {
-        let Proposal { team, expected, body, .. } = proposal;
+        let Proposal { team, expected, body, essential } = proposal;
         let len = body.bytes().len();
         if len > COMMIT_LEN_MAX {
             return Err(AppendError::TooLarge { len, max: COMMIT_LEN_MAX });
@@ -54,7 +55,7 @@ impl Prepared {
         }
         let after = head.filter(|_| !hashes.is_empty()).ok_or_else(|| malformed("no events"))?;
         let operation = view.operation();
-        Ok(Self { team, expected, after, recorded_at, operation, hashes: hashes.into(), body })
+        Ok(Self { team, expected, after, recorded_at, operation, hashes: hashes.into(), body, essential })
     }
 
     /// How many events.
@@ -120,6 +121,14 @@ impl Pending {
             ))));
         }
         Ok(Appended { number: self.head.commits, first_position: self.head.position, repeated: false })
+    }
+
+    /// Drops everything under way: it did not get into the log.
+    pub fn reset(&mut self, books: &Books) {
+        self.head = books.head;
+        self.streams.clear();
+        self.operations.clear();
+        self.order.clear();
     }
 
     /// Takes the place that [`Pending::judge`] gave.

@@ -1,0 +1,439 @@
+//! The log in files: segments of checksummed frames, written in batches by one thread, and the signed tree head beside
+//! them. `FORMAT.md` describes every byte.
+//!
+//! * [`FileStore`] owns a log: it holds the lock and appends. [`FileLog`] only reads. [`LogFiles`] is what lies on disk.
+//! * An append is answered when a sync has returned that covers its frame. A sync that fails ends the log's life in this
+//!   process: nothing is known of what is on the disk then, so nothing more is acknowledged.
+//! * Opening is recovery: every frame is checked, an unfinished last write is trimmed and reported, and everything else
+//!   that is not as it was written is refused, with file, offset and position.
+
+mod checked;
+mod disk;
+mod frame;
+mod index;
+mod keeper;
+mod log;
+mod recover;
+mod segment;
+mod slots;
+mod space;
+mod view;
+mod writer;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use self::{
+    checked::Checked,
+    disk::{Disk, DiskFile, Lock, RealDisk},
+    frame::SegmentHeader,
+    index::SegmentIndex,
+    keeper::{Inbox, Keeper},
+    recover::Recovered,
+    segment::{LOCK, LOG_DIR, Tail, Torn, file_name, list},
+    slots::{Signed, Slots},
+    space::{Space, Spare},
+    view::{FileFollow, Shared, View},
+    writer::{Submitted, Writer},
+};
+pub use self::{
+    frame::Frame,
+    log::FileLog,
+    segment::{Frames, LogFiles, Segment},
+};
+use super::{
+    AppendError, Appended, Damage, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
+    sequence::{Books, OPERATIONS_MAX, Operations, Pending, Prepared},
+};
+use crate::{
+    Commit, CommitNumber, Position, TeamId,
+    head::{HeadError, HeadSigner, TreeHead},
+    record::StreamHead,
+};
+
+/// How long an opening waits for the lock: a reader may hold it for an instant to see whether it is free.
+const LOCK_WAIT: Duration = Duration::from_millis(300);
+/// The longest segment, in bytes: offsets in it have 32 bits.
+const SEGMENT_LEN_MAX: u64 = 1 << 31;
+
+/// How a log is laid out. Any values read any log.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The length at which a new segment is begun, in bytes.
+    pub segment_bytes: u64,
+    /// How much room is kept for what ends credentials when the disk is full, in bytes. At least one commit of any
+    /// length fits into the default.
+    pub reserve_bytes: u64,
+    /// How long events may stay unsigned while more come.
+    pub head_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, reserve_bytes: 1 << 20, head_interval: Duration::from_secs(1) }
+    }
+}
+
+/// What an opening found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Whether the log was made just now.
+    pub created: bool,
+    /// How far the log goes.
+    pub head: Head,
+    /// An unfinished last write that was cut off. Nothing of it had been acknowledged, nor signed.
+    pub trimmed: Option<Trimmed>,
+    /// The newest signed tree head that the log was compared with.
+    pub signed: Option<TreeHead>,
+    /// Tree head files that could not be read, torn by a power loss perhaps; the other one held, and they are rewritten.
+    pub unreadable_heads: Vec<PathBuf>,
+    /// The first commit whose hashes were checked now: those before were, when the log's own checkpoint was written.
+    pub hashed_from: CommitNumber,
+}
+
+/// What was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trimmed {
+    /// In which file.
+    pub file: PathBuf,
+    /// From where, in bytes.
+    pub offset: u64,
+    /// How many bytes, up to the last one that was not zero.
+    pub len: u64,
+    /// The position that comes next instead.
+    pub position: Position,
+}
+
+/// A log in files that this process owns. Dropping it answers what is under way, signs the last tree head and gives the
+/// lock back.
+pub struct FileStore {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    /// None only while it is dropped.
+    sender: Option<mpsc::Sender<Submitted>>,
+    threads: Vec<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+impl FileStore {
+    /// Opens the log of a data directory, or makes one. `signer` must be the ledger's own.
+    ///
+    /// # Errors
+    /// [`ReadError`]: in use, damaged, behind or other than what the ledger has signed. Nothing was changed then,
+    /// except for [`ReadError::Io`].
+    pub fn open(dir: &Path, signer: HeadSigner, options: &Options) -> Result<(Self, Recovery), ReadError> {
+        Self::open_on(Arc::new(RealDisk), dir, signer, options)
+    }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        signer: HeadSigner,
+        options: &Options,
+    ) -> Result<(Self, Recovery), ReadError> {
+        let options = Options { segment_bytes: options.segment_bytes.min(SEGMENT_LEN_MAX), ..options.clone() };
+        let log = dir.join(LOG_DIR);
+        create_dirs(&*disk, dir, &log).map_err(|error| io_error(&log, error))?;
+        let lock = take_lock(&*disk, dir)?;
+        let opening = Opening { disk: disk.clone(), dir, log: &log, signer: &signer, options: &options };
+        let Opened { recovered, signed, mut recovery, spare } = opening.open()?;
+
+        let io = |error| io_error(&log, error);
+        let Recovered { segments, head, frontier, streams, .. } = recovered;
+        let (path, offset) = match segments.last() {
+            Some(last) => (last.segment.path().to_owned(), last.end),
+            None => return Err(io(io::ErrorKind::NotFound.into())),
+        };
+        let current = disk.open(&path, true).map_err(|error| io_error(&path, error))?;
+        let space = Space::open(disk.clone(), &log, &options, current, offset, spare.clone()).map_err(io)?;
+        let operations = newest_operations(&segments, head.commits)?;
+        let books = Books { head, streams, operations };
+        let pending = Pending::behind(&books);
+        let shared = Arc::new(Shared::new(View { segments, books }));
+
+        let mut slots = Slots::open(&*disk, &log, &signed).map_err(io)?;
+        let mut note = signed.note.unwrap_or_default();
+        let signed_size = signed.heads.last().map(|head| head.size);
+        if signed_size != Some(frontier.size()) || signed.heads.len() < 2 {
+            // What was recovered is on record from here on, and in both slots.
+            note = signer.sign(&TreeHead { size: frontier.size(), root: frontier.root() });
+            slots.write(&note).and_then(|()| slots.write(&note)).and_then(|()| disk.sync_dir(&log)).map_err(io)?;
+        }
+        if slots::load_verifier(&*disk, dir)?.is_none() {
+            slots::save_verifier(&*disk, dir, &signer.verifier()).map_err(|error| io_error(dir, error))?;
+        }
+        recovery.head = head;
+
+        let inbox = Arc::new(Inbox::new(note));
+        let keeper = Keeper {
+            disk,
+            log: log.clone(),
+            shared: shared.clone(),
+            inbox: inbox.clone(),
+            spare,
+            signer,
+            slots,
+            signed_size: frontier.size(),
+            frontier,
+            interval: options.head_interval,
+        };
+        let writer = Writer::new(shared.clone(), inbox.clone(), space, pending);
+        let (sender, receiver) = mpsc::channel();
+        let threads = vec![
+            spawn("log-writer", move || writer.run(&receiver)).map_err(io)?,
+            spawn("log-keeper", move || keeper.run()).map_err(io)?,
+        ];
+        Ok((Self { shared, inbox, sender: Some(sender), threads, _lock: lock }, recovery))
+    }
+
+    /// Why the log has failed, if it has: then nothing more is acknowledged, and the process should end.
+    pub fn fatal(&self) -> Option<String> {
+        self.shared.fatal().map(str::to_owned)
+    }
+
+    /// The newest signed tree head, as a C2SP signed note. It may be a second behind the log.
+    pub fn tree_head(&self) -> String {
+        self.inbox.note()
+    }
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        self.sender = None;
+        // The writer ends first, so that the keeper signs all it has written.
+        let mut threads = self.threads.drain(..);
+        if let Some(writer) = threads.next() {
+            let _ = writer.join();
+        }
+        self.inbox.stop();
+        threads.for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl ReadLog for FileStore {
+    fn head(&self) -> Head {
+        self.shared.head()
+    }
+
+    fn commit(&self, number: CommitNumber) -> Result<Option<Commit>, ReadError> {
+        self.shared.commit(number)
+    }
+
+    fn locate(&self, position: Position) -> Result<Option<CommitNumber>, ReadError> {
+        self.shared.locate(position)
+    }
+
+    fn follow(&self, from: CommitNumber) -> Result<Box<dyn Follow>, ReadError> {
+        Ok(Box::new(FileFollow::new(self.shared.clone(), from)))
+    }
+}
+
+impl Store for FileStore {
+    fn submit(&self, proposal: Proposal) -> Ticket {
+        if let Some(why) = self.shared.fatal() {
+            return Ticket::settled(Err(AppendError::Fatal(why.to_owned())));
+        }
+        let prepared = match Prepared::new(proposal) {
+            Ok(prepared) => prepared,
+            Err(refused) => return Ticket::settled(Err(refused)),
+        };
+        let (settler, ticket) = Ticket::new();
+        let sent = self.sender.as_ref().map(|sender| sender.send(Submitted { prepared, settler }));
+        match sent {
+            Some(Ok(())) => ticket,
+            _ => Ticket::settled(Err(AppendError::Fatal("the writing thread has died".into()))),
+        }
+    }
+
+    fn stream_head(&self, team: TeamId) -> Result<Option<StreamHead>, ReadError> {
+        Ok(self.shared.read().books.streams.get(&team).copied())
+    }
+}
+
+/// What an opening works with.
+struct Opening<'a> {
+    disk: Arc<dyn Disk>,
+    dir: &'a Path,
+    log: &'a Path,
+    signer: &'a HeadSigner,
+    options: &'a Options,
+}
+
+/// A log that was found whole, and mended where a crash had left it unfinished.
+struct Opened {
+    recovered: Recovered,
+    signed: Signed,
+    recovery: Recovery,
+    spare: Arc<Spare>,
+}
+
+impl Opening<'_> {
+    fn open(&self) -> Result<Opened, ReadError> {
+        let Self { disk, dir, log, .. } = self;
+        let disk: &dyn Disk = &**disk;
+        let verifier = self.signer.verifier();
+        let known = slots::load_verifier(disk, dir)?;
+        if known.as_ref().is_some_and(|known| *known != verifier) {
+            return Err(ReadError::TreeHead { file: dir.join(slots::VERIFIER), what: HeadError::Key });
+        }
+        let signed = Signed::load(disk, log, &verifier)?;
+        let mut segments = list(disk, dir, Tail::Torn)?;
+        // The key is written last, when a log is made: without it and without commits, the making was cut short.
+        let created = known.is_none() && signed.heads.iter().all(|head| head.size == 0);
+        let signed_head = match signed.newest(log) {
+            Err(_) if created => None,
+            newest => Some(newest?),
+        };
+        let missing = |number| ReadError::Damaged {
+            file: log.join(file_name(number)),
+            offset: 0,
+            position: Position(0),
+            what: Damage::Missing,
+        };
+        if segments.is_empty() && !created {
+            return Err(missing(CommitNumber(0)));
+        }
+        let recovered = (!segments.is_empty())
+            .then(|| recover::recover(&segments, &signed.heads, Checked::load(disk, log)))
+            .transpose()?;
+        if let Some(recovered) = &recovered
+            && signed_head.is_none()
+            && recovered.head.commits.0 > 0
+        {
+            // Commits were acknowledged only when there was a signed head.
+            signed.newest(log)?;
+        }
+        // From here on the disk is written to.
+        let io = |error| io_error(log, error);
+        let spare = Arc::new(Spare::open(self.disk.clone(), log, self.options).map_err(io)?);
+        let recovered = match recovered {
+            Some(recovered) => recovered,
+            None => {
+                self.begin(&spare).map_err(io)?;
+                segments = list(disk, dir, Tail::Torn)?;
+                recover::recover(&segments, &signed.heads, None)?
+            }
+        };
+        let trimmed = self.mend(&recovered, signed_head.map_or(0, |head| head.size))?;
+        let recovery = Recovery {
+            created,
+            head: recovered.head,
+            trimmed,
+            signed: signed_head,
+            unreadable_heads: signed.unreadable.iter().map(|(path, _)| path.clone()).collect(),
+            hashed_from: recovered.hashed_from,
+        };
+        Ok(Opened { recovered, signed, recovery, spare })
+    }
+
+    /// Makes the first segment.
+    fn begin(&self, spare: &Spare) -> io::Result<()> {
+        let header = SegmentHeader { first_commit: CommitNumber(0), first_position: Position(0) };
+        let path = self.log.join(file_name(CommitNumber(0)));
+        spare.take(&header, &path)?.map(drop).ok_or_else(|| io::ErrorKind::StorageFull.into())
+    }
+
+    /// Makes durable what the last process may have left half-way.
+    fn mend(&self, recovered: &Recovered, signed_size: u64) -> Result<Option<Trimmed>, ReadError> {
+        let Some(last) = recovered.segments.last() else { return Ok(None) };
+        let path = last.segment.path();
+        let io = |error| io_error(path, error);
+        let file = self.disk.open(path, true).map_err(io)?;
+        let trimmed = recovered.torn.as_ref().map(|Torn { offset, end, .. }| Trimmed {
+            file: path.to_owned(),
+            offset: *offset,
+            len: end - offset,
+            position: recovered.head.position,
+        });
+        if let Some(Trimmed { offset, len, .. }) = trimmed {
+            file.zero(offset, offset + len).map_err(io)?;
+        }
+        if recovered.head.position.0 > signed_size {
+            // These frames can be read, but may never have reached the disk: their sync had not returned, or had
+            // failed, and a second sync of unchanged pages says nothing. So they are written again.
+            let batch_start = recovered.batch_start.max(last.segment.first_commit());
+            let start = last.place(batch_start).map_or(last.end, |place| place.offset());
+            rewrite(&*file, start, last.end).map_err(io)?;
+        }
+        file.sync().map_err(io)?;
+        Ok(trimmed)
+    }
+}
+
+fn rewrite(file: &dyn DiskFile, start: u64, end: u64) -> io::Result<()> {
+    let mut bytes = vec![0; (end - start) as usize];
+    if file.read_full_at(&mut bytes, start)? < bytes.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    file.write_all_at(&bytes, start)
+}
+
+fn create_dirs(disk: &dyn Disk, dir: &Path, log: &Path) -> io::Result<()> {
+    if disk.list(log).is_ok() {
+        return Ok(());
+    }
+    disk.create_dir(log)?;
+    disk.sync_dir(dir)?;
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Lock, ReadError> {
+    let file = dir.join(LOCK);
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match disk.try_lock(&file) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Ok(None) => return Err(ReadError::Locked { file }),
+            Err(error) => return Err(ReadError::Io { file, error }),
+        }
+    }
+}
+
+/// Where the newest commits' operations went, so that a retry after a restart is recognised.
+fn newest_operations(segments: &[SegmentIndex], commits: CommitNumber) -> Result<Operations, ReadError> {
+    let mut operations = Operations::default();
+    let from = CommitNumber(commits.0.saturating_sub(OPERATIONS_MAX as u64));
+    for index in segments.iter().filter(|index| index.end_commit() > from) {
+        let Some(place) = index.place(from.max(index.segment.first_commit())) else { continue };
+        let mut frames = place.frames(index.end)?;
+        while let Some(frame) = frames.next()? {
+            let (number, first_position) = (frame.number, frame.first_position);
+            operations.insert(frame.commit.operation(), Appended { number, first_position, repeated: false });
+        }
+    }
+    Ok(operations)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn(run)
+}
+
+fn io_error(file: &Path, error: io::Error) -> ReadError {
+    ReadError::Io { file: file.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_keeps_the_contract() {
+        let root = tempfile::tempdir().unwrap();
+        let made = std::cell::Cell::new(0);
+        super::super::contract::run(|| {
+            made.set(made.get() + 1);
+            let signer = HeadSigner::new("ledger.example/1", &[3; 32]).unwrap();
+            let dir = root.path().join(made.get().to_string());
+            Box::new(FileStore::open(&dir, signer, &Options::default()).unwrap().0)
+        });
+    }
+}
