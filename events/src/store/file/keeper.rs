@@ -23,6 +23,9 @@ use crate::{
 /// How long events wait at most to be hashed: little enough that no burst of work builds up.
 const HASH_INTERVAL: Duration = Duration::from_millis(50);
 
+/// A durable commit's recorded time, and the hash of each of its records.
+pub(super) type Durable = (Timestamp, Box<[RecordHash]>);
+
 /// What the writer hands to the keeper.
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -32,8 +35,8 @@ pub(super) struct Inbox {
 
 #[derive(Default)]
 struct State {
-    /// The events' time and hashes, a commit an entry, in order.
-    unhashed: Vec<(Timestamp, Box<[RecordHash]>)>,
+    /// In order.
+    unhashed: Vec<Durable>,
     checkpoint_due: bool,
     spare_due: bool,
     stopping: bool,
@@ -50,7 +53,7 @@ impl Inbox {
     }
 
     /// Hands over what has become durable.
-    pub fn push(&self, commits: impl Iterator<Item = (Timestamp, Box<[RecordHash]>)>) {
+    pub fn push(&self, commits: impl Iterator<Item = Durable>) {
         let mut state = self.lock();
         state.unhashed.extend(commits);
         self.wake(&mut state);
@@ -138,7 +141,7 @@ impl Keeper {
     }
 
     /// Sleeps until there is something to do, and takes it.
-    fn wait(&self, signed_at: Option<Instant>) -> (Vec<(Timestamp, Box<[RecordHash]>)>, bool, bool) {
+    fn wait(&self, signed_at: Option<Instant>) -> (Vec<Durable>, bool, bool) {
         let mut state = self.inbox.lock();
         while !state.stopping && !state.spare_due {
             let unsigned = self.frontier.size() > self.signed_size;
@@ -166,7 +169,7 @@ impl Keeper {
         (unhashed, state.stopping, std::mem::take(&mut state.spare_due))
     }
 
-    fn hash(&mut self, commits: &[(Timestamp, Box<[RecordHash]>)]) {
+    fn hash(&mut self, commits: &[Durable]) {
         for (recorded_at, hashes) in commits {
             for hash in hashes {
                 let position = crate::Position(self.frontier.size());

@@ -88,7 +88,7 @@ pub(super) fn scan(segments: &[Segment], tree_heads: &[TreeHead], hashing: Hashi
         drop(sender);
         let mut early = BTreeMap::new();
         let mut outcome = Ok(());
-        for expected in 0..segments.len() {
+        for (expected, segment) in segments.iter().enumerate() {
             let scanned = loop {
                 if let Some(scanned) = early.remove(&expected) {
                     break Some(scanned);
@@ -100,7 +100,7 @@ pub(super) fn scan(segments: &[Segment], tree_heads: &[TreeHead], hashing: Hashi
             };
             outcome = match scanned {
                 Some(scanned) => scanned.and_then(|scanned| join.add(scanned)),
-                None => Err(segments[expected].io(std::io::Error::other("a scanning thread has died"))),
+                None => Err(segment.io(std::io::Error::other("a scanning thread has died"))),
             };
             if outcome.is_err() {
                 break;
