@@ -5,16 +5,23 @@
 //! somebody asks, and kept for a while.
 
 pub mod active;
+mod checkpoint;
 mod digest;
 pub mod people;
+mod projections;
+mod state;
 pub mod streams;
 pub mod team_view;
 #[cfg(test)]
 mod testing;
 pub mod usage;
+mod views;
 
 pub use active::{Active, Denied, Handle, Surface, Verdict};
+pub use checkpoint::CheckpointError;
 pub use digest::Digest;
 pub use people::People;
+pub use projections::{Checkpoint, Digests, Opened, Projections};
 pub use streams::Streams;
-pub use team_view::{TeamView, Until};
+pub use team_view::{FoldError, TeamView, Until};
+pub use views::SharedView;

@@ -119,6 +119,27 @@ impl People {
         self.memberships.contains_key(&person)
     }
 
+    /// What to call a person: as they were called in the team they joined last.
+    pub fn label(&self, person: PersonId) -> Option<Label> {
+        let latest = self.memberships.get(&person)?.values().max_by_key(|membership| membership.joined_at)?;
+        Some(latest.label.clone())
+    }
+
+    /// Who owns a team.
+    pub fn owner(&self, team: TeamId) -> Option<PersonId> {
+        self.teams.get(&team)?.owner
+    }
+
+    /// How many teams there are, the system's own included.
+    pub fn team_count(&self) -> usize {
+        self.teams.len()
+    }
+
+    /// Everybody whose sealing key was erased.
+    pub fn erased(&self) -> impl Iterator<Item = PersonId> {
+        self.erased.iter().copied()
+    }
+
     /// Whether this person's sealing key was erased.
     pub fn is_erased(&self, person: PersonId) -> bool {
         self.erased.contains(&person)
