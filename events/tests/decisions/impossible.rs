@@ -54,6 +54,13 @@ fn issued(number: Key, kind: Kind, holder: PersonId, companion_of: Option<Key>) 
     })
 }
 
+fn successor(number: Key, kind: Kind, old: Key) -> Event {
+    match issued(number, kind, MEMBER, None) {
+        Event::CredentialIssued(e) => Event::CredentialIssued(CredentialIssuedV1 { rotated_from: Some(key(old)), ..e }),
+        other => other,
+    }
+}
+
 fn joined(member: PersonId, role: Role) -> Event {
     Event::MemberJoined(MemberJoinedV1 { member, role, name: Label::Clear("x".into()), invited_by: None })
 }
@@ -131,6 +138,9 @@ fn no_history_breaks_a_rule() {
         ("a companion of nothing", issued(9, Kind::Agent, MEMBER, Some(99))),
         ("a second companion", issued(9, Kind::Agent, MEMBER, Some(3))),
         ("a companion of a key", issued(9, Kind::Agent, MEMBER, Some(1))),
+        ("a successor of nothing", successor(9, Kind::Integration, 99)),
+        ("a successor of another kind", successor(9, Kind::Agent, 1)),
+        ("a successor of a device", successor(9, Kind::Integration, 3)),
         ("what never was ends", revoked(99)),
         ("what has ended ends", revoked(2)),
         ("a cascade without a device", cascade(1, 3)),
