@@ -300,3 +300,6 @@ fn read(
 ) -> impl Iterator<Item = Result<Commit, ReadError>> {
     numbers.filter_map(|number| log.commit(number).transpose())
 }
+
+#[cfg(test)]
+mod tests;
