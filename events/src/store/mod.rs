@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod disk;
 pub mod file;
 pub mod keyring;
 pub mod memory;

@@ -8,7 +8,6 @@
 //!   that is not as it was written is refused, with file, offset and position.
 
 mod checked;
-mod disk;
 mod frame;
 mod index;
 mod keeper;
@@ -30,7 +29,6 @@ use std::{
 
 use self::{
     checked::Checked,
-    disk::{Disk, DiskFile, Lock, RealDisk},
     frame::SegmentHeader,
     index::SegmentIndex,
     keeper::{Inbox, Keeper},
@@ -48,6 +46,7 @@ pub use self::{
 };
 use super::{
     AppendError, Appended, Damage, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
+    disk::{self, Disk, DiskFile, Lock, RealDisk},
     sequence::{Books, OPERATIONS_MAX, Operations, Pending, Prepared},
 };
 use crate::{

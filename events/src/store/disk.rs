@@ -1,19 +1,21 @@
-//! The seam between the file store and the operating system, so that tests can lose power, space and bytes.
+//! The seam between what is kept in files and the operating system, so that tests can lose power, space and bytes.
 
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
 };
 
 /// A file system, or what a test takes for one.
-pub(super) trait Disk: Send + Sync {
+pub(in crate::store) trait Disk: Send + Sync {
     /// Opens an existing file, for writing as well if so asked.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file for writing and makes it if it is missing. It is durable once its folder is synced.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// [`Disk::create`], for nobody but this user to read or write.
+    fn create_private(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Replaces `to`. Durable once their folder is synced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -31,10 +33,10 @@ pub(super) trait Disk: Send + Sync {
 }
 
 /// Held as long as it lives.
-pub(super) type Lock = Box<dyn Send + Sync>;
+pub(in crate::store) type Lock = Box<dyn Send + Sync>;
 
 /// An open file.
-pub(super) trait DiskFile: Send + Sync {
+pub(in crate::store) trait DiskFile: Send + Sync {
     /// Reads what is there, perhaps less than asked for; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes some of `bytes`.
@@ -104,14 +106,29 @@ impl dyn DiskFile + '_ {
 
 /// Writes a whole small file under its final name, or leaves what was there: a temporary file, synced, renamed, and the
 /// folder synced.
-pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(in crate::store) fn replace(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    replace_with(disk, dir, name, bytes, |path| disk.create(path))
+}
+
+/// [`replace`], for nobody but this user to read or write.
+pub(in crate::store) fn replace_private(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    replace_with(disk, dir, name, bytes, |path| disk.create_private(path))
+}
+
+fn replace_with(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+    create: impl Fn(&Path) -> io::Result<Arc<dyn DiskFile>>,
+) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.tmp"));
     // What an earlier attempt left must not show through behind a shorter text.
     match disk.remove(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let written = disk.create(&temporary).and_then(|file| {
+    let written = create(&temporary).and_then(|file| {
         file.write_all_at(bytes, 0)?;
         file.sync()
     });
@@ -123,13 +140,13 @@ pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> 
 }
 
 /// Whether an error says that the disk or the quota is full.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(in crate::store) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The operating system's files.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RealDisk;
+pub(in crate::store) struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>> {
@@ -138,6 +155,11 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(File::options().read(true).write(true).create(true).truncate(false).open(path)?))
+    }
+
+    fn create_private(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = File::options();
+        Ok(Arc::new(options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
