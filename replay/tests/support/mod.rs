@@ -1,6 +1,8 @@
 //! Ledgers for tests and benches, made by the domain's own decisions from a seed.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod directory;
+
 use std::{collections::HashMap, time::Duration};
 
 use keyledger_events::{
@@ -50,6 +52,7 @@ pub struct Town {
     pub random: Random,
     pub now: Timestamp,
     pub teams: HashMap<TeamId, TeamState>,
+    pub heads: HashMap<TeamId, StreamHead>,
     /// The teams in the order they were founded.
     pub founded: Vec<TeamId>,
     /// A team's credentials that may still be alive: so that long histories need not look through dead ones.
@@ -66,6 +69,7 @@ impl Town {
             random: Random(seed),
             now: START.parse().unwrap(),
             teams: HashMap::new(),
+            heads: HashMap::new(),
             founded: Vec::new(),
             recent: HashMap::new(),
             commits: 0,
@@ -91,6 +95,23 @@ impl Town {
         if facts.is_empty() {
             return None;
         }
+        let commit = self.forge(team, actor, facts);
+        let state = self.teams.entry(team).or_default();
+        for placed in commit.records() {
+            let placed = placed.unwrap();
+            state.apply(&placed.record, placed.hash).unwrap();
+            if let Some(credential) = placed.record.event.credential() {
+                let recent = self.recent.entry(team).or_default();
+                if !recent.contains(&credential) {
+                    recent.push(credential);
+                }
+            }
+        }
+        Some(commit)
+    }
+
+    /// A commit of any facts, possible or not, well formed and chained.
+    pub fn forge(&mut self, team: TeamId, actor: Actor, facts: Vec<Fact>) -> Commit {
         let mut ids: Vec<EventId> = Vec::new();
         let events = facts
             .into_iter()
@@ -116,22 +137,12 @@ impl Town {
             operation: OperationId::from_bytes(self.random.bytes()),
             request: RequestDigest(self.random.bytes()),
         };
-        let state = self.teams.entry(team).or_default();
-        let (body, _) = CommitBody::build(state.head, &envelope, events);
+        let (body, head) = CommitBody::build(self.heads.get(&team).copied(), &envelope, events);
+        self.heads.insert(team, head);
         let commit = Commit { number: CommitNumber(self.commits), first_position: Position(self.events), body };
-        for placed in commit.records() {
-            let placed = placed.unwrap();
-            state.apply(&placed.record, placed.hash).unwrap();
-            if let Some(credential) = placed.record.event.credential() {
-                let recent = self.recent.entry(team).or_default();
-                if !recent.contains(&credential) {
-                    recent.push(credential);
-                }
-            }
-        }
         self.commits += 1;
         self.events = commit.end().0;
-        Some(commit)
+        commit
     }
 
     /// A commit of a decision that is expected to be granted and to do something.

@@ -1,0 +1,336 @@
+//! Whether the bytes still prove what the ledger says: everything is derived anew, nothing that was derived is believed.
+//!
+//! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
+//! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
+//! root against every signed tree head; and the digests of the projections against those that are served.
+
+mod evidence;
+mod history;
+mod live;
+mod piece;
+mod pipeline;
+mod sources;
+mod subtrees;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use keyledger_events::{
+    CommitNumber, Position,
+    head::{HeadVerifier, TreeHead},
+    store::{ReadError, ReadLog, file::LogFiles},
+    tree::{Frontier, NodeHash},
+};
+use serde::Serialize;
+
+use self::{
+    evidence::DigestTexts,
+    history::{Digests, Facts, Flaw, History},
+    piece::Piece,
+    pipeline::Source,
+    sources::{Commits, Files},
+};
+use crate::Progress;
+
+/// How to verify a directory.
+#[derive(Default)]
+pub struct Options<'a> {
+    /// The key that an auditor has pinned; without it the directory's own is believed, and the report says so.
+    pub key: Option<HeadVerifier>,
+    /// Signed tree heads kept elsewhere, as notes: what a witness or an older audit has seen.
+    pub known_heads: Vec<String>,
+    /// Told how many of how many bytes are done.
+    pub progress: Option<Progress<'a>>,
+}
+
+/// What held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The ledger's name.
+    pub origin: String,
+    /// Whether the key came from whoever asked. Else it is the directory's own, which whoever can rewrite the log can
+    /// replace.
+    pub key_pinned: bool,
+    /// How many commits there are.
+    pub commits: u64,
+    /// How many events.
+    pub events: u64,
+    /// How many teams, the system stream included.
+    pub teams: u64,
+    /// How many credentials no event has ended.
+    pub live_credentials: u64,
+    /// The Merkle root over all events.
+    pub root: String,
+    /// The sizes of the signed tree heads that were compared, ascending.
+    pub signed_sizes: Vec<u64>,
+    /// How many events the newest of them does not cover yet.
+    pub unsigned_events: u64,
+    /// How many events the served digests that were compared are of; none if there were none.
+    pub digests_position: Option<u64>,
+    /// Whether a server had the directory open: then the log's very end may have been under way.
+    pub live: bool,
+}
+
+/// The first thing that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub struct Broken {
+    /// In which file.
+    pub file: Option<PathBuf>,
+    /// Where in it, in bytes.
+    pub offset: Option<u64>,
+    /// The first position that can't be trusted.
+    pub position: Position,
+    /// What is wrong, as one clause.
+    pub what: String,
+}
+
+impl Broken {
+    /// Something beside the log. Nothing in the log can be trusted for it.
+    fn beside(file: &Path, what: impl Into<String>) -> Self {
+        Self { file: Some(file.to_path_buf()), offset: None, position: Position(0), what: what.into() }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}: ", file.display())?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, "offset {offset}, ")?;
+        }
+        write!(f, "position {}: {}", self.position, self.what)
+    }
+}
+
+impl From<ReadError> for Broken {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged { file, offset, position, what } => {
+                Self { file: Some(file), offset: Some(offset), position, what: what.to_string() }
+            }
+            ReadError::BehindHead { found, .. } => {
+                Self { file: None, offset: None, position: found, what: error.to_string() }
+            }
+            ReadError::OtherRoot { .. } => {
+                Self { file: None, offset: None, position: Position(0), what: error.to_string() }
+            }
+            ReadError::TreeHead { file, what } => Self::beside(&file, what.to_string()),
+            ReadError::Io { file, error } => Self::beside(&file, error.to_string()),
+            ReadError::Locked { file } => Self::beside(&file, "in use by another process"),
+        }
+    }
+}
+
+/// Verifies a data directory, or a copy of one, with or without a server running on it.
+///
+/// # Errors
+/// [`Broken`]: the first thing that does not hold.
+pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
+    // In this order: the log then reaches at least as far as what was read of it before.
+    let served = evidence::served_digests(dir)?;
+    let files = LogFiles::open(dir, options.key.as_ref())?;
+    let verifier = files.verifier();
+    let mut heads = known_heads(&options.known_heads, verifier)?;
+    let file = dir.join("log");
+    heads.extend(files.tree_heads().iter().map(|head| SignedHead { file: file.clone(), head: *head }));
+    let quiet: Progress<'_> = &crate::quiet;
+    let mut source = Files::new(&files)?;
+    let total = source.total_bytes();
+    let mut fold = Fold::new(heads, served);
+    let progress = options.progress.unwrap_or(quiet);
+    fold.run(
+        &mut source,
+        |index| Some(files.segments()[index].path().to_path_buf()),
+        |done| progress(done, total),
+    )?;
+    progress(total, total);
+    fold.finish(verifier, options.key.is_some(), files.is_live())
+}
+
+/// Verifies any log there is, against signed tree heads; digests are not compared.
+///
+/// # Errors
+/// [`Broken`].
+pub fn verify_log(log: &dyn ReadLog, verifier: &HeadVerifier, heads: &[String]) -> Result<Report, Broken> {
+    let mut fold = Fold::new(known_heads(heads, verifier)?, None);
+    fold.run(&mut Commits::new(log)?, |_| None, |_| {})?;
+    fold.finish(verifier, true, false)
+}
+
+fn known_heads(notes: &[String], verifier: &HeadVerifier) -> Result<Vec<SignedHead>, Broken> {
+    notes
+        .iter()
+        .map(|note| match verifier.verify(note) {
+            Ok(head) => Ok(SignedHead { file: PathBuf::from("the given tree head"), head }),
+            Err(error) => Err(Broken::beside(Path::new("the given tree head"), error.to_string())),
+        })
+        .collect()
+}
+
+/// A signed head and where it was found.
+struct SignedHead {
+    file: PathBuf,
+    head: TreeHead,
+}
+
+/// The ordered end of the pipeline.
+struct Fold {
+    history: History,
+    frontier: Frontier,
+    commits: CommitNumber,
+    position: Position,
+    /// Still to be met, the smallest first.
+    heads: Vec<SignedHead>,
+    /// Met already.
+    signed_sizes: Vec<u64>,
+    served: Option<(PathBuf, Position, DigestTexts)>,
+    digests_position: Option<u64>,
+}
+
+impl Fold {
+    fn new(mut heads: Vec<SignedHead>, served: Option<(PathBuf, evidence::ServedDigests)>) -> Self {
+        heads.sort_by_key(|signed| signed.head.size);
+        Self {
+            history: History::new(served.is_some()),
+            frontier: Frontier::new(),
+            commits: CommitNumber(0),
+            position: Position(0),
+            heads,
+            signed_sizes: Vec::new(),
+            served: served.map(|(file, served)| (file, served.position, served.digests)),
+            digests_position: None,
+        }
+    }
+
+    fn run(
+        &mut self,
+        source: &mut dyn Source,
+        file: impl Fn(usize) -> Option<PathBuf>,
+        mut progress: impl FnMut(u64),
+    ) -> Result<(), Broken> {
+        let cuts: Vec<u64> = self.heads.iter().map(|signed| signed.head.size).collect();
+        self.meet_heads()?;
+        self.meet_digests()?;
+        pipeline::run(source, &cuts, |piece| {
+            self.piece(piece, &file)?;
+            progress(piece.done);
+            Ok(())
+        })
+    }
+
+    fn piece(&mut self, piece: &mut Piece, file: &impl Fn(usize) -> Option<PathBuf>) -> Result<(), Broken> {
+        let index = piece.file;
+        let broken =
+            |offset, Flaw { position, what }| Broken { file: file(index), offset: Some(offset), position, what };
+        for commit in piece.commits() {
+            if (commit.number, commit.first_position) != (self.commits, self.position) {
+                let what = format!(
+                    "commit {} at position {} where commit {} at position {} must follow",
+                    commit.number, commit.first_position, self.commits, self.position
+                );
+                return Err(broken(commit.offset, Flaw { position: self.position, what }));
+            }
+            let facts = Facts {
+                number: commit.number,
+                first_position: commit.first_position,
+                first: commit.first,
+                last_hash: commit.last_hash,
+                records: commit.records,
+            };
+            self.history.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
+            self.commits = self.commits.next();
+            self.position.0 += commit.records.len() as u64;
+            self.meet_digests()?;
+        }
+        // Before a flaw in the piece itself is told: what is signed and does not hold lies before it.
+        for (level, node) in piece.nodes() {
+            if !self.frontier.push_subtree(*level, *node) {
+                let what = "the tree does not fit together".to_owned();
+                return Err(broken(0, Flaw { position: Position(self.frontier.size()), what }));
+            }
+            self.meet_heads()?;
+        }
+        if let Some((offset, flaw)) = piece.take_flaw() {
+            return Err(broken(offset, flaw));
+        }
+        match piece.end.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares the heads of the size the tree has reached.
+    fn meet_heads(&mut self) -> Result<(), Broken> {
+        while self.heads.first().is_some_and(|signed| signed.head.size == self.frontier.size()) {
+            let SignedHead { file, head: TreeHead { size, root } } = self.heads.remove(0);
+            let found = self.frontier.root();
+            if found != root {
+                let last = self.signed_sizes.last().copied().unwrap_or(0);
+                let what = format!(
+                    "the log's root over {size} events is {found}, the signed tree head says {root}: \
+                     history was changed at or after this position"
+                );
+                return Err(Broken { file: Some(file), offset: None, position: Position(last), what });
+            }
+            self.signed_sizes.push(size);
+        }
+        Ok(())
+    }
+
+    /// Compares the served digests if they are of the position reached.
+    fn meet_digests(&mut self) -> Result<(), Broken> {
+        match &self.served {
+            Some((_, at, _)) if *at == self.position => {}
+            Some((file, at, _)) if *at < self.position => {
+                let what = format!("the served digests are of position {at}, in the middle of a commit");
+                return Err(Broken { file: Some(file.clone()), offset: None, position: *at, what });
+            }
+            _ => return Ok(()),
+        }
+        let Some((file, at, served)) = self.served.take() else { return Ok(()) };
+        let Digests { active, streams, people } = self.history.take_digests();
+        for (name, derived, served) in [
+            ("active", active.to_string(), served.active),
+            ("streams", streams.to_string(), served.streams),
+            ("people", people.to_string(), served.people),
+        ] {
+            if derived != served {
+                let what = format!("the projection {name} served digest {served}, the log gives {derived}");
+                return Err(Broken { file: Some(file), offset: None, position: at, what });
+            }
+        }
+        self.digests_position = Some(at.0);
+        Ok(())
+    }
+
+    fn finish(self, verifier: &HeadVerifier, key_pinned: bool, live: bool) -> Result<Report, Broken> {
+        let position = self.position;
+        if let Some(SignedHead { file, head }) = self.heads.into_iter().next() {
+            let what =
+                format!("the log ends here, the signed tree head is of {} events: history is missing", head.size);
+            return Err(Broken { file: Some(file), offset: None, position, what });
+        }
+        if let Some((file, at, _)) = self.served {
+            let what = format!("the log ends here, the served digests are of {at} events: history is missing");
+            return Err(Broken { file: Some(file), offset: None, position, what });
+        }
+        let root: NodeHash = self.frontier.root();
+        let newest = self.signed_sizes.last().copied().unwrap_or(0);
+        Ok(Report {
+            origin: verifier.origin().to_owned(),
+            key_pinned,
+            commits: self.commits.0,
+            events: position.0,
+            teams: self.history.teams(),
+            live_credentials: self.history.live(),
+            root: root.to_string(),
+            signed_sizes: self.signed_sizes,
+            unsigned_events: position.0 - newest,
+            digests_position: self.digests_position,
+            live,
+        })
+    }
+}
