@@ -16,7 +16,7 @@ use keyledger_events::{
     store::Damage,
 };
 use keyledger_projections::{
-    Digest, People,
+    Digest, Digests, People,
     active::{self, State},
     streams,
 };
@@ -44,14 +44,6 @@ pub(super) struct Facts<'a> {
     pub last_hash: RecordHash,
     /// Its events, in order; at least one.
     pub records: &'a [Record],
-}
-
-/// The digest of every projection that is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Digests {
-    pub active: Digest,
-    pub streams: Digest,
-    pub people: Digest,
 }
 
 /// The ledger as far as it has been read.
@@ -432,8 +424,8 @@ impl History {
         }
     }
 
-    /// The digests as it stands now. No more will be asked for: rows of what ends are not kept from here on.
-    pub fn take_digests(&mut self) -> Digests {
+    /// The digests as it stands now, `position` events in. No more will be asked for: rows of what ends are not kept from here on.
+    pub fn take_digests(&mut self, position: Position) -> Digests {
         let mut active = self.ended_rows.take().unwrap_or_default();
         let mut bytes = Vec::new();
         for live in self.live.iter() {
@@ -453,7 +445,7 @@ impl History {
             );
             streams.add(&bytes);
         }
-        Digests { active, streams, people: self.people.digest() }
+        Digests { position, active, streams, people: self.people.digest() }
     }
 }
 

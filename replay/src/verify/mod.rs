@@ -23,11 +23,12 @@ use keyledger_events::{
     store::{ReadError, ReadLog, file::LogFiles},
     tree::{Frontier, NodeHash},
 };
+use keyledger_projections::Digests;
 use serde::Serialize;
 
 use self::{
     evidence::DigestTexts,
-    history::{Digests, Facts, Flaw, History},
+    history::{Facts, Flaw, History},
     piece::Piece,
     pipeline::Source,
     sources::{Commits, Files},
@@ -291,7 +292,7 @@ impl Fold {
             _ => return Ok(()),
         }
         let Some((file, at, served)) = self.served.take() else { return Ok(()) };
-        let Digests { active, streams, people } = self.history.take_digests();
+        let Digests { active, streams, people, .. } = self.history.take_digests(at);
         for (name, derived, served) in [
             ("active", active.to_string(), served.active),
             ("streams", streams.to_string(), served.streams),
