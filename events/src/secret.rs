@@ -239,7 +239,8 @@ impl<'de> Deserialize<'de> for KeyPrefix {
         } else {
             <[u8; PREFIX_LEN]>::deserialize(deserializer)?
         };
-        if bytes.is_ascii() { Ok(Self(bytes)) } else { Err(serde::de::Error::custom(Malformed)) }
+        // It is printed as it is, to terminals too: a log of somebody else's making must not speak to them through it.
+        if bytes.iter().all(u8::is_ascii_graphic) { Ok(Self(bytes)) } else { Err(serde::de::Error::custom(Malformed)) }
     }
 }
 

@@ -12,3 +12,4 @@ mod golden;
 mod hostile;
 mod round_trip;
 mod strategies;
+mod text;
