@@ -1,18 +1,25 @@
 //! Finds secrets in text that is about to be logged, and in URLs, where they must never be.
 //!
-//! Everything secret that the service hands out has one shape: two lower-case letters, `-kl1`, then base62. Credentials are
-//! `sk- ak- dk- sv-`; sign-in links, device codes and sessions have letters of their own and are found by the same rule.
-//! Signed access tokens (`eyJ….….…`) are the other shape. The rule is wider than the exact pattern on purpose: a secret
+//! Everything secret that the service hands out has one shape: two lower-case letters, a dash, then base62. Credentials are
+//! `sk- ak- dk- sv-` and have a mark, `kl1`; links' and device codes' tokens have tags of their own and at least 40
+//! characters behind them. Signed access tokens (`eyJ….….…`) are the other shape. The rule is wider than the exact pattern on purpose: a secret
 //! with a typo, cut off, or glued to other text is still a secret.
 
 use std::borrow::Cow;
 
+use keyledger_events::secret::PREFIX_LEN;
+
 /// What stands in a secret's place after the characters that may be shown.
 const REDACTED: &str = "…[redacted]";
-/// Letters, dash and mark: `sk-kl1`.
+/// Letters and dash: `sk-`, `lk-`.
+const TAG_LEN: usize = 3;
+/// The same with a credential's mark: `sk-kl1`.
 const MARK_LEN: usize = 6;
-/// How many characters behind the mark may be shown: a key's public prefix has 12 in all.
-const SHOWN_LEN: usize = keyledger_events::secret::PREFIX_LEN - MARK_LEN;
+/// So much base62 behind any tag is a token, with or without a credential's mark.
+const TOKEN_LEN_MIN: usize = 40;
+/// The one page whose address may hold a one-time link's token, which is what its query is for.
+const LINK_PATH: &str = "/sign-in";
+const LINK_TAG: &[u8] = b"lk-";
 /// A signed token's parts are at least this long; ordinary words that begin with `eyJ` are not.
 const JWT_PART_LEN_MIN: usize = 8;
 
@@ -29,7 +36,15 @@ pub fn url_holds_secret(path: &str, query: Option<&str>) -> bool {
     if next_secret(&path, 0).is_some() || (0..path.len()).any(|at| is_mark(&path, at)) {
         return true;
     }
-    query.is_some_and(|query| next_secret(&percent_decoded(query.as_bytes()), 0).is_some())
+    let Some(query) = query else { return false };
+    let (query, mut from) = (percent_decoded(query.as_bytes()), 0);
+    while let Some(found) = next_secret(&query, from) {
+        if *path != *LINK_PATH.as_bytes() || !query[found.start..].starts_with(LINK_TAG) {
+            return true;
+        }
+        from = found.end;
+    }
+    false
 }
 
 /// The text with every secret cut to its public prefix. Text without one is handed back as it is.
@@ -53,6 +68,8 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
 }
 
 struct Found {
+    /// Where the secret begins.
+    start: usize,
     /// Where what may be shown ends.
     shown_end: usize,
     /// Where the secret ends.
@@ -75,12 +92,15 @@ fn is_mark(bytes: &[u8], at: usize) -> bool {
 }
 
 fn marked_at(bytes: &[u8], at: usize) -> Option<Found> {
-    if !is_mark(bytes, at) {
+    let tag = bytes.get(at..at + TAG_LEN)?;
+    if !(tag[0].is_ascii_lowercase() && tag[1].is_ascii_lowercase() && tag[2] == b'-') {
         return None;
     }
-    let start = at + MARK_LEN;
+    let start = at + TAG_LEN;
     let len = bytes[start..].iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-    (len > SHOWN_LEN).then_some(Found { shown_end: start + SHOWN_LEN, end: start + len })
+    let shown_len = if is_mark(bytes, at) { PREFIX_LEN - TAG_LEN } else { 0 };
+    let is_secret = if shown_len > 0 { len > shown_len } else { len >= TOKEN_LEN_MIN };
+    is_secret.then_some(Found { start: at, shown_end: start + shown_len, end: start + len })
 }
 
 fn jwt_at(bytes: &[u8], at: usize) -> Option<Found> {
@@ -99,7 +119,7 @@ fn jwt_at(bytes: &[u8], at: usize) -> Option<Found> {
     while bytes.get(end) == Some(&b'.') {
         end += 1 + part(end + 1);
     }
-    Some(Found { shown_end: at + 3, end })
+    Some(Found { start: at, shown_end: at + 3, end })
 }
 
 /// Percent-decodes until nothing changes, at most a few times: a proxy before us may have encoded again.
@@ -193,6 +213,8 @@ mod tests {
         assert_eq!(scrub(&format!("bearer {JWT}, next")), "bearer eyJ…[redacted], next");
         let link = format!("http://127.0.0.1:7470/sign-in#lt-kl1{}", "Z9".repeat(20));
         assert_eq!(scrub(&link), "http://127.0.0.1:7470/sign-in#lt-kl1Z9Z9Z9…[redacted]");
+        let token = format!("lk-{}", "Z9".repeat(22));
+        assert_eq!(scrub(&format!("token={token}&x")), "token=lk-…[redacted]&x");
     }
 
     #[test]
@@ -211,6 +233,7 @@ mod tests {
         let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let twice = text.replace('-', "%252D");
         let prefix = secret.prefix();
+        let link = format!("lk-{}", "Z9".repeat(22));
         for (path, query, refused) in [
             (format!("/api/v1/credentials/{text}"), None, true),
             (format!("/api/v1/credentials/{encoded}"), None, true),
@@ -220,6 +243,9 @@ mod tests {
             ("/api/v1/credentials".to_owned(), Some(format!("q={text}")), true),
             ("/x".to_owned(), Some(format!("a=b&token={encoded}")), true),
             ("/x".to_owned(), Some(format!("t={JWT}")), true),
+            ("/x".to_owned(), Some(format!("token={link}")), true),
+            ("/sign-in".to_owned(), Some(format!("token={link}")), false),
+            ("/sign-in".to_owned(), Some(format!("token={link}&k={text}")), true),
             (
                 "/api/v1/credentials/0190b5a6-7e0c-7cc0-98c1-5f0a5a5a5a5a".to_owned(),
                 Some("q=%zz%".to_owned()),
@@ -255,7 +281,7 @@ mod tests {
         }
 
         #[test]
-        fn scrubbing_never_panics_and_is_stable(text in "\\PC{0,200}|[a-z]{2}-kl1[0-9a-zA-Z.é-]{0,60}|eyJ[a-zA-Z0-9._é-]{0,60}") {
+        fn scrubbing_never_panics_and_is_stable(text in "\\PC{0,200}|[a-z]{2}-kl1[0-9a-zA-Z.é-]{0,60}|[a-z]{2}-[0-9a-zA-Z.é-]{0,60}|eyJ[a-zA-Z0-9._é-]{0,60}") {
             let once = scrub(&text).into_owned();
             prop_assert_eq!(scrub(&once), once.as_str());
             url_holds_secret(&text, Some(&text));

@@ -76,11 +76,15 @@ impl<S: Send + Sync, T: DeserializeOwned + Validate<Context = ()>> FromRequestPa
     }
 }
 
-/// Reads and checks a JSON body that is already in memory.
+/// Reads and checks a JSON object that is already in memory.
 ///
 /// # Errors
 /// A 400 problem.
 pub fn read_json<T: DeserializeOwned + Validate<Context = ()>>(body: &[u8]) -> Result<T, Problem> {
+    // serde would take `["CI", 30]` for a struct's fields in their order, which no document promises.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Problem::bad_request("invalid_field", "The body must be a JSON object."));
+    }
     serde_json::from_slice(body).map_err(|error| unreadable_json(&error)).and_then(validated)
 }
 

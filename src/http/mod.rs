@@ -2,8 +2,12 @@
 
 pub mod body;
 pub mod connection;
+pub mod docs;
 pub mod extract;
+pub mod health;
+pub mod limits;
 pub mod metrics;
+pub mod middleware;
 pub mod problem;
 pub mod server;
 pub mod text;

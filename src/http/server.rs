@@ -163,12 +163,9 @@ impl<F: FastPath> Server<F> {
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit) {
-        let connection = self.connections.open();
+        let mut end = End { server: &self, connection: self.connections.open(), why: Closed::Failed };
         self.metrics.connections_open.increment(1);
-        let why = self.talk(stream, peer, &connection).await;
-        self.connections.closed(&connection);
-        self.metrics.connections_open.decrement(1);
-        self.metrics.connection_closed(why);
+        end.why = self.talk(stream, peer, &end.connection).await;
     }
 
     async fn talk(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: &Arc<Connection>) -> Closed {
@@ -237,6 +234,21 @@ impl<F: FastPath> Server<F> {
         let request = Request::from_parts(head, axum::body::Body::new(body));
         let answer = self.router.clone().call(request).await.unwrap_or_else(|never| match never {});
         Ok(answer.map(|body| ReplyBody::routed(body, busy)))
+    }
+}
+
+/// Takes a connection off the books when its task ends, even by a panic.
+struct End<'a, F> {
+    server: &'a Server<F>,
+    connection: Arc<Connection>,
+    why: Closed,
+}
+
+impl<F> Drop for End<'_, F> {
+    fn drop(&mut self) {
+        self.server.connections.closed(&self.connection);
+        self.server.metrics.connections_open.decrement(1);
+        self.server.metrics.connection_closed(self.why);
     }
 }
 
