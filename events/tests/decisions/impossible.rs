@@ -145,6 +145,8 @@ fn no_history_breaks_a_rule() {
         ("what has ended ends", revoked(2)),
         ("a cascade without a device", cascade(1, 3)),
         ("a cascade from another's", cascade(4, 1)),
+        ("a cascade from another's dead one", cascade(4, 2)),
+        ("a cascade from a dead key to a key", cascade(1, 2)),
         ("a cascade from a living device", cascade(4, 3)),
         ("an expiry of what never expires", expired(1, START)),
         ("an expiry at another time", expired(5, start_of(&end))),
