@@ -11,6 +11,7 @@ use keyledger_events::{
     head::{HeadSigner, HeadVerifier},
     seal::{Label, PersonKey, SEALED_MAX, Sealed},
     secret::{KeyPrefix, Kind, PREFIX_LEN, Presented, RANDOM_LEN, Secret},
+    store::keyring::Keyring,
     team::{DenyPairing, TeamState},
 };
 use serde::Serialize;
@@ -187,6 +188,40 @@ fn nothing_that_holds_a_key_shows_it() {
     let signer = HeadSigner::new("ledger.example", &key_bytes()).unwrap();
     check_debug("HeadSigner", &signer);
     check_error("HeadVerifier", &signer.verifier());
+}
+
+/// The file that holds the keys may be damaged in any byte; what is said of it shows none of them.
+#[test]
+fn a_damaged_keyring_is_refused_without_showing_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("persons.keys");
+    let ring = Keyring::open(&path).unwrap();
+    ring.insert(PERSON, PersonKey::from_bytes(key_bytes())).unwrap();
+    check_debug("Keyring", &ring);
+    drop(ring);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(shows_key(&whole), "the key is in the file");
+    let mut refused = 0;
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x40;
+        std::fs::write(&path, &damaged).unwrap();
+        match Keyring::open(&path) {
+            Ok(ring) => check_debug("Keyring", &ring),
+            Err(error) => {
+                refused += 1;
+                check_error("KeyringError", &error);
+            }
+        }
+    }
+    assert!(refused > 0);
+
+    std::fs::write(&path, &whole).unwrap();
+    let ring = Keyring::open(&path).unwrap();
+    assert!(ring.erase(PERSON).unwrap());
+    let again = ring.insert(PERSON, PersonKey::from_bytes(key_bytes()));
+    check_error("KeyringError", &again.unwrap_err());
+    assert!(!shows_key(&std::fs::read(&path).unwrap()), "an erased key is gone from the file");
 }
 
 #[test]
