@@ -23,6 +23,9 @@ use crate::{
     tree::{Frontier, NodeHash, leaf_data, leaf_hash},
 };
 
+/// Fewer segments are not worth a thread.
+const PARALLEL_MIN: usize = 4;
+
 /// A log that was gone through.
 pub(super) struct Recovered {
     pub segments: Vec<SegmentIndex>,
@@ -69,6 +72,12 @@ pub(super) fn scan(segments: &[Segment], tree_heads: &[TreeHead], hashing: Hashi
         Hashing::Behind(checked) => checked.head.commits,
     };
     let mut join = Join::new(tree_heads, hashing);
+    if segments.len() < PARALLEL_MIN {
+        for segment in segments {
+            join.add(scan_segment(segment, hash_from)?)?;
+        }
+        return join.finish();
+    }
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(segments.len());
     thread::scope(|scope| {

@@ -150,13 +150,18 @@ pub(super) enum WriteError {
     Failed(io::Error),
 }
 
+impl WriteError {
+    fn of(error: io::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Failed(error) }
+    }
+}
+
 /// Appends zeros, durably.
 fn extend(file: &dyn DiskFile, from: u64, to: u64) -> Result<(), WriteError> {
-    match file.allocate(from, to - from).and_then(|()| file.zero(from, to)) {
-        Ok(()) => file.sync().map_err(WriteError::Failed),
-        Err(error) if is_full(&error) => Err(WriteError::Full),
-        Err(error) => Err(WriteError::Failed(error)),
+    if from < to {
+        file.allocate(from, to - from).and_then(|()| file.zero(from, to)).map_err(WriteError::of)?;
     }
+    file.sync().map_err(WriteError::Failed)
 }
 
 /// The next segment: a file of zeros. Taken by the writer, filled up by the keeper.
@@ -194,26 +199,26 @@ impl Spare {
             return Ok(true);
         }
         let mut state = self.lock();
-        let path = self.log.join(SPARE);
-        let file = match self.disk.create(&path) {
-            Ok(file) => file,
-            Err(error) if is_full(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        // What a crash left in it: a header, or fewer zeros.
-        let len = file.len()?.min(self.segment_bytes);
-        let made = file.zero(0, len).and_then(|()| file.sync()).map_err(WriteError::Failed);
-        let target = self.reserve_bytes.max(len);
-        match made.and_then(|()| extend(&*file, len, target)) {
-            Ok(()) => {
-                self.disk.sync_dir(&self.log)?;
-                *state = State { file: Some((file, target)), starved: false };
+        match self.make() {
+            Ok(made) => {
+                *state = State { file: Some(made), starved: false };
                 self.ready.store(true, Ordering::Release);
                 Ok(true)
             }
             Err(WriteError::Full) => Ok(false),
             Err(WriteError::Failed(error)) => Err(error),
         }
+    }
+
+    fn make(&self) -> Result<(Arc<dyn DiskFile>, u64), WriteError> {
+        let file = self.disk.create(&self.log.join(SPARE)).map_err(WriteError::of)?;
+        // What a crash left in it: a header, or fewer zeros.
+        let len = file.len().map_err(WriteError::of)?.min(self.segment_bytes);
+        file.zero(0, len).map_err(WriteError::of)?;
+        let target = self.reserve_bytes.max(len);
+        extend(&*file, len, target)?;
+        self.disk.sync_dir(&self.log).map_err(WriteError::Failed)?;
+        Ok((file, target))
     }
 
     /// Adds a slice of zeros. False: nothing is left to do.
@@ -244,14 +249,22 @@ impl Spare {
             return Ok(None);
         }
         let mut state = self.lock();
-        let Some((file, zeroed)) = state.file.take() else { return Ok(None) };
-        self.ready.store(false, Ordering::Release);
-        file.write_all_at(&header.encode(), 0)?;
-        file.sync()?;
-        self.disk.rename(&self.log.join(SPARE), path)?;
-        self.disk.sync_dir(&self.log)?;
-        state.starved = false;
-        Ok(Some((file, zeroed)))
+        let Some((file, zeroed)) = state.file.clone() else { return Ok(None) };
+        let headed = file.write_all_at(&header.encode(), 0).map_err(WriteError::of).and_then(|()| {
+            file.sync().map_err(WriteError::Failed)?;
+            self.disk.rename(&self.log.join(SPARE), path).map_err(WriteError::of)
+        });
+        match headed {
+            Ok(()) => {
+                self.disk.sync_dir(&self.log)?;
+                *state = State::default();
+                self.ready.store(false, Ordering::Release);
+                Ok(Some((file, zeroed)))
+            }
+            // It stays what it was; its header is written again next time.
+            Err(WriteError::Full) => Ok(None),
+            Err(WriteError::Failed(error)) => Err(error),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
