@@ -5,7 +5,10 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use keyledger_events::{CredentialId, Timestamp, secret::Kind, secret::SecretHash};
+use keyledger_events::{
+    CredentialId, PersonId, TeamId, Timestamp,
+    secret::{Kind, SecretHash},
+};
 
 /// What has happened to a credential. What the clock says comes on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,6 +140,27 @@ impl Entry {
 
     pub(super) fn set_binding(&self, binding: u32) {
         self.binding.store(binding, Release);
+    }
+}
+
+/// A team and a person: two in a cache line.
+#[derive(Debug, Default)]
+#[repr(align(32))]
+pub(super) struct Binding {
+    team: [AtomicU64; 2],
+    person: [AtomicU64; 2],
+}
+
+impl Binding {
+    /// Fills a fresh binding, before an entry that has it is published.
+    pub(super) fn fill(&self, (team, person): (TeamId, PersonId)) {
+        store_words(&self.team, team.as_bytes());
+        store_words(&self.person, person.as_bytes());
+    }
+
+    #[inline]
+    pub(super) fn get(&self) -> (TeamId, PersonId) {
+        (TeamId::from_bytes(load_words(&self.team)), PersonId::from_bytes(load_words(&self.person)))
     }
 }
 

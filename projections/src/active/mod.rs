@@ -14,9 +14,10 @@ mod snapshot;
 mod verdict;
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     sync::{
-        OnceLock,
+        Arc,
         atomic::{
             AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
@@ -24,7 +25,6 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
 use keyledger_events::{
     CredentialId, Event, PersonId, TeamId, Timestamp,
     commit::PlacedRecord,
@@ -35,7 +35,7 @@ use parking_lot::RwLock;
 
 use self::{
     chunks::{Chunks, Words},
-    entry::{Entry, Life, hash_words},
+    entry::{Binding, Entry, Life, hash_words},
     expiries::Expiries,
     ids::Ids,
     slots::Slots,
@@ -50,8 +50,10 @@ use crate::Digest;
 /// The index. Shared by reference; [`Active::apply`] is called by one projector, in the log's order.
 #[derive(Debug)]
 pub struct Active {
-    /// Replaced by a bigger one when full; the entries never move.
-    slots: ArcSwap<Slots>,
+    /// Replaced by a bigger one when full; the entries never move. Readers take it from [`TABLE`].
+    slots: RwLock<Arc<Slots>>,
+    /// Which table `slots` is, among all tables of all indexes. Published after it.
+    version: AtomicU64,
     pub(crate) entries: Chunks<Entry>,
     /// How many entries are filled. Published after their slots.
     len: AtomicUsize,
@@ -60,7 +62,7 @@ pub struct Active {
     /// Postcard of [`Label`]s.
     names: Words,
     /// Each (team, holder) once; entries hold its number.
-    bindings: Chunks<OnceLock<(TeamId, PersonId)>>,
+    bindings: Chunks<Binding>,
     /// One bit an entry: used since the last drain of `usage`.
     pub(crate) used: Chunks<AtomicU64>,
     pub(crate) writer: RwLock<Writer>,
@@ -84,6 +86,15 @@ pub struct MemoryBytes {
     pub names: usize,
 }
 
+/// The version of the next table.
+static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// The table this thread searched last, and its version. Who finds the version unchanged writes to no memory that
+    /// others read: no reference count, no hazard pointer.
+    static TABLE: RefCell<(u64, Option<Arc<Slots>>)> = const { RefCell::new((0, None)) };
+}
+
 impl Default for Active {
     fn default() -> Self {
         Self::with_capacity(0)
@@ -94,7 +105,8 @@ impl Active {
     /// An empty index with tables for so many credentials.
     pub fn with_capacity(credentials: usize) -> Self {
         Self {
-            slots: ArcSwap::from_pointee(Slots::for_entries(credentials)),
+            slots: RwLock::new(Arc::new(Slots::for_entries(credentials))),
+            version: AtomicU64::new(NEXT_VERSION.fetch_add(1, Relaxed)),
             entries: Chunks::default(),
             len: AtomicUsize::new(0),
             name_starts: Chunks::default(),
@@ -140,16 +152,10 @@ impl Active {
         now: Timestamp,
     ) -> Result<Verdict, Denied> {
         let words = hash_words(hash);
-        let (number, entry) = self
-            .slots
-            .load()
-            .find(words[0], |number| {
-                self.entries.get(number).filter(|entry| entry.has_hash(&words)).map(|entry| (number, entry))
-            })
-            .ok_or(Denied::Unknown)?;
+        let (number, entry) = self.find(&words).ok_or(Denied::Unknown)?;
         // The writer ends a credential in `life` alone, in one word: after it there is nothing to tear.
         let life = entry.life();
-        let &(of_team, holder) = self.bindings.get(entry.binding()).and_then(OnceLock::get).ok_or(Denied::Unknown)?;
+        let (of_team, holder) = self.bindings.get(entry.binding()).ok_or(Denied::Unknown)?.get();
         if team.is_some_and(|team| team != of_team) {
             return Err(Denied::WrongTeam);
         }
@@ -171,6 +177,25 @@ impl Active {
             return Err(Denied::WrongSurface(verdict));
         }
         Ok(verdict)
+    }
+
+    #[inline]
+    fn find(&self, words: &[u64; 4]) -> Option<(u32, &Entry)> {
+        let search = |slots: &Slots| {
+            slots.find(words[0], |number| {
+                self.entries.get(number).filter(|entry| entry.has_hash(words)).map(|entry| (number, entry))
+            })
+        };
+        let version = self.version.load(Acquire);
+        let found = TABLE.try_with(|table| {
+            let mut table = table.borrow_mut();
+            if table.0 != version {
+                *table = (version, Some(self.slots.read().clone()));
+            }
+            table.1.as_deref().and_then(search)
+        });
+        // A thread that is ending has no table of its own any more.
+        found.unwrap_or_else(|_| search(&self.slots.read()))
     }
 
     /// What people call the credential.
@@ -250,8 +275,8 @@ impl Active {
         due.into_iter()
             .filter_map(|(number, ended_at)| {
                 let entry = self.entries.get(number)?;
-                let (team, _) = self.bindings.get(entry.binding())?.get()?;
-                Some((*team, entry.credential(), ended_at))
+                let (team, _) = self.bindings.get(entry.binding())?.get();
+                Some((team, entry.credential(), ended_at))
             })
             .collect()
     }
@@ -261,8 +286,8 @@ impl Active {
         (0..self.len() as u32).filter_map(|number| {
             let entry = self.entries.get(number)?;
             let ends_at = Some(entry.life()).filter(|life| life.state() == State::Alive)?.ends_at()?;
-            let (team, _) = self.bindings.get(entry.binding())?.get()?;
-            Some((*team, entry.credential(), ends_at))
+            let (team, _) = self.bindings.get(entry.binding())?.get();
+            Some((team, entry.credential(), ends_at))
         })
     }
 
@@ -275,7 +300,7 @@ impl Active {
     pub fn memory_bytes(&self) -> MemoryBytes {
         let (len, writer) = (self.len(), self.writer.read());
         MemoryBytes {
-            index: self.slots.load().memory_bytes()
+            index: self.slots.read().memory_bytes()
                 + self.entries.memory_bytes(len)
                 + self.used.memory_bytes(len.div_ceil(64))
                 + self.bindings.memory_bytes(writer.binding_numbers.len())
@@ -332,7 +357,7 @@ impl Active {
 
     /// Makes entry number `len` findable.
     fn publish(&self, len: usize, entry: &Entry) {
-        let slots = self.slots.load();
+        let slots = self.slots.read().clone();
         if slots.is_full(len) {
             let bigger = Slots::for_entries(len * 2);
             for number in 0..len as u32 {
@@ -341,7 +366,8 @@ impl Active {
                 }
             }
             bigger.insert(entry.hash_word(), len as u32);
-            self.slots.store(std::sync::Arc::new(bigger));
+            *self.slots.write() = Arc::new(bigger);
+            self.version.store(NEXT_VERSION.fetch_add(1, Relaxed), Release);
         } else {
             slots.insert(entry.hash_word(), len as u32);
         }
@@ -367,7 +393,7 @@ impl Active {
 
     /// What has ended stays as it ended, and no team's events touch another's credentials.
     fn is_alive_in(&self, entry: &Entry, team: TeamId) -> bool {
-        let of_team = self.bindings.get(entry.binding()).and_then(OnceLock::get).map(|(team, _)| *team);
+        let of_team = self.bindings.get(entry.binding()).map(|binding| binding.get().0);
         entry.life().state() == State::Alive && of_team == Some(team)
     }
 
@@ -379,7 +405,7 @@ impl Active {
     fn binding(&self, writer: &mut Writer, binding: (TeamId, PersonId)) -> u32 {
         let next = writer.binding_numbers.len() as u32;
         *writer.binding_numbers.entry(binding).or_insert_with(|| {
-            let _ = self.bindings.reserve(next).set(binding);
+            self.bindings.reserve(next).fill(binding);
             next
         })
     }

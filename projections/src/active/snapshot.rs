@@ -1,6 +1,6 @@
 //! The index at rest: its rows, its digest, its checkpoint.
 
-use std::sync::{OnceLock, atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use keyledger_events::{
     CredentialId, PersonId, TeamId, Timestamp,
@@ -10,7 +10,7 @@ use keyledger_events::{
 
 use super::{
     Active, State,
-    entry::{Entry, Life},
+    entry::{Binding, Entry, Life},
     label_bytes,
 };
 use crate::Digest;
@@ -242,7 +242,7 @@ impl Frozen<'_> {
     fn binding(&self, number: u32) -> (TeamId, PersonId) {
         // Every entry's binding was set before the entry was published.
         let none = (TeamId::SYSTEM, PersonId::from_bytes([0; 16]));
-        self.active.bindings.get(number).and_then(OnceLock::get).copied().unwrap_or(none)
+        self.active.bindings.get(number).map_or(none, Binding::get)
     }
 
     fn read_name(&self, number: u32, out: &mut Vec<u8>) {
