@@ -196,7 +196,7 @@ mod tests {
             let secret = secret(kind);
             let prefix = secret.prefix();
             for (line, clean) in [
-                (format!("{}", secret.expose()), format!("{prefix}…[redacted]")),
+                (secret.expose().to_owned(), format!("{prefix}…[redacted]")),
                 (format!("key={} and é", secret.expose()), format!("key={prefix}…[redacted] and é")),
                 (format!("{{\"k\":\"{}\"}}\n", secret.expose()), format!("{{\"k\":\"{prefix}…[redacted]\"}}\n")),
                 (format!("{0},{0}", secret.expose()), format!("{prefix}…[redacted],{prefix}…[redacted]")),

@@ -20,7 +20,9 @@ pub fn init(config: &Config) {
     };
     if first.is_ok() {
         std::panic::set_hook(Box::new(|panic| {
-            let what = panic.payload_as_str().unwrap_or("a panic without words");
+            let payload = panic.payload();
+            let what = payload.downcast_ref::<&str>().copied();
+            let what = what.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words");
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             tracing::error!(target: "keyledger::panic", place, "{}", scrub(what));
         }));

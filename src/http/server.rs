@@ -76,7 +76,7 @@ impl Limits {
 }
 
 /// The soft limit of open files, where the system tells it as a file.
-fn open_files_max() -> Option<usize> {
+pub fn open_files_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
 }
