@@ -1,5 +1,7 @@
 //! The command against a server that answers by the book: what it sends, prints and exits with.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::{

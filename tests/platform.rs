@@ -1,5 +1,7 @@
 //! Everything a routed request passes, seen from outside: hostile input against a small router.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::{

@@ -1,5 +1,7 @@
 //! The accept loop under clients that are silent, slow, greedy or late.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! What the tests of the HTTP platform share: a server on a free port, and a client that may misbehave.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     io::{Read, Write},
