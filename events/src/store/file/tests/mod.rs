@@ -3,6 +3,7 @@
 mod faults;
 mod lock;
 mod power;
+mod released;
 mod rot;
 mod sim;
 
