@@ -4,8 +4,9 @@
 //! all that stands before: 55 ASCII characters. The shape follows GitHub's token format ("Behind GitHub's new
 //! authentication token formats", 2021): a scanner finds it by pattern and refuses a typo by checksum, without a look-up.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -248,10 +249,9 @@ impl<'de> Deserialize<'de> for KeyPrefix {
 
 #[inline]
 fn hash(text: &[u8; SECRET_LEN]) -> SecretHash {
-    // The context key is hashed once: `new_derive_key` costs a compression each time, keyed hashing doesn't.
-    static KEYED: std::sync::LazyLock<blake3::Hasher> =
-        std::sync::LazyLock::new(|| blake3::Hasher::new_derive_key(HASH_CONTEXT));
-    let mut hasher = KEYED.clone();
+    // The context is hashed once: `new_derive_key` does it each time, and a clone of a whole hasher copies more than this.
+    static CONTEXT_KEY: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context(HASH_CONTEXT));
+    let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT_KEY);
     hasher.update(text);
     SecretHash(*hasher.finalize().as_bytes())
 }

@@ -288,8 +288,8 @@ impl Projections {
         // Not again under the same number, even if it fails half-way.
         last.generation = generation;
         let bytes = checkpoint::write(&self.dir, generation, frozen)?;
-        last.position = Some(at.1);
         checkpoint::write_digests(&self.dir, &digests)?;
+        last.position = Some(at.1);
         Ok(Some(Checkpoint { generation, digests, bytes }))
     }
 }

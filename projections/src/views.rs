@@ -10,8 +10,9 @@ use crate::team_view::TeamView;
 /// A team's view that others share. Hold a guard no longer than a page takes: the projector waits for it.
 pub type SharedView = Arc<RwLock<TeamView>>;
 
-/// All resident views weigh at most this, in [`TeamView::weight`]; but one may always stay.
-const WEIGHT_MAX: usize = 4_000_000;
+/// All resident views but the heaviest weigh at most this, in [`TeamView::weight`]: roughly 100 MB. The heaviest does
+/// not count: folding it anew each time that another team is looked at would cost more than its memory.
+const WEIGHT_MAX: usize = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Views {
@@ -63,18 +64,24 @@ impl Views {
     }
 
     fn make_room(&mut self) {
-        if self.weight <= WEIGHT_MAX || self.by_team.len() < 2 {
+        if self.weight <= WEIGHT_MAX {
             return;
         }
-        // Rare and short: room for a tenth is made at once.
+        let heaviest = self.by_team.iter().map(|(team, resident)| (resident.weight, *team)).max();
+        let Some((heaviest, stays)) = heaviest else { return };
+        if self.weight - heaviest <= WEIGHT_MAX {
+            return;
+        }
+        // Room for a tenth is made at once, so that this is rare.
         let mut by_age: Vec<_> = self.by_team.iter().map(|(team, resident)| (resident.used, *team)).collect();
         by_age.sort_unstable();
-        by_age.pop();
         for (_, team) in by_age {
-            if self.weight <= WEIGHT_MAX / 10 * 9 {
+            if self.weight - heaviest <= WEIGHT_MAX / 10 * 9 {
                 break;
             }
-            if let Some(gone) = self.by_team.remove(&team) {
+            if team != stays
+                && let Some(gone) = self.by_team.remove(&team)
+            {
                 self.weight -= gone.weight;
             }
         }
@@ -87,23 +94,19 @@ mod tests {
     use crate::testing::team;
 
     #[test]
-    fn the_least_recently_used_views_go_first_and_the_last_stays() {
+    fn the_least_recently_used_views_go_first_and_the_heaviest_stays() {
         let mut views = Views::default();
-        let light = TeamView::default().weight();
-        let fits = WEIGHT_MAX / light;
-        // Views weigh little; pretend each is a third of all there may be.
-        for number in 0..3 {
+        let put = |views: &mut Views, number, weight| {
             views.put(team(number), TeamView::default());
-            let resident = views.by_team.get_mut(&team(number)).unwrap();
-            resident.weight = light * (fits / 3);
-            views.weight += resident.weight - light;
-        }
-        assert!(views.get(team(0)).is_some());
-        views.put(team(3), TeamView::default());
-        views.put(team(4), TeamView::default());
-        views.weight += WEIGHT_MAX;
-        views.by_team.get_mut(&team(4)).unwrap().weight += WEIGHT_MAX;
-        views.make_room();
-        assert_eq!(views.by_team.keys().copied().collect::<Vec<_>>(), [team(4)]);
+            views.reweigh(team(number), weight);
+        };
+        put(&mut views, 0, WEIGHT_MAX * 3);
+        (1..4).for_each(|number| put(&mut views, number, WEIGHT_MAX / 3));
+        assert!(views.get(team(1)).is_some());
+        put(&mut views, 4, WEIGHT_MAX / 4);
+        let mut left: Vec<_> = views.by_team.keys().copied().collect();
+        left.sort();
+        assert_eq!(left, [0, 1, 3, 4].map(team));
+        assert_eq!(views.weight, views.by_team.values().map(|resident| resident.weight).sum::<usize>());
     }
 }
