@@ -139,7 +139,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn write(&self, request: Request) -> Result<Written, LedgerError> {
-        if self.failure.borrow().is_some() {
+        if self.has_failed() {
             return Err(LedgerError::Failed);
         }
         let (reply, answer) = oneshot::channel();
@@ -163,6 +163,11 @@ impl Ledger {
         let mut applied = self.applied.clone();
         let reached = applied.wait_for(|applied| applied.0 > position.0);
         matches!(tokio::time::timeout(at_most, reached).await, Ok(Ok(_)))
+    }
+
+    /// Whether the log has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failure.borrow().is_some()
     }
 
     /// Resolves when the log has failed, with what it said: the process must exit.

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use keyledger_events::{CommitNumber, Position, store::{Follow, Store}};
+use keyledger_events::{
+    CommitNumber, Position,
+    store::{Follow, Store},
+};
 use keyledger_projections::Projections;
 use tokio::sync::{oneshot, watch};
 

@@ -166,9 +166,8 @@ impl Sequencer {
         if facts.is_empty() {
             return Ok(Err(Written { commit: None, repeated: false, position: Position(0) }));
         }
-        let (operation, digest) = request
-            .idempotency
-            .unwrap_or_else(|| (OperationId::from(random::uuid_v7(now)), RequestDigest::default()));
+        let (operation, digest) =
+            request.idempotency.unwrap_or_else(|| (OperationId::from(random::uuid_v7(now)), RequestDigest::default()));
         let envelope = Envelope {
             team: request.team,
             recorded_at: now,

@@ -1,0 +1,174 @@
+//! Everything a request handler can reach.
+
+use std::sync::Arc;
+
+use keyledger_events::{
+    PersonId, Position, TeamId, Timestamp,
+    commit::PlacedRecord,
+    event::Role,
+    seal::{Label, PersonKey, Sealed},
+    store::{
+        ReadError, Store,
+        keyring::{Keyring, KeyringError},
+    },
+};
+use keyledger_projections::{Projections, TeamView, Until};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    http::{Problem, auth::Person, health::Readiness, limits::RateLimits, metrics::Metrics},
+    identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
+    ledger::Ledger,
+    random,
+};
+
+/// The service's parts. One for the process, shared by all handlers.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// The write path.
+    pub ledger: Ledger,
+    /// The log, for reading.
+    pub store: Arc<dyn Store>,
+    /// What reads are answered from.
+    pub projections: Arc<Projections>,
+    /// The persons' sealing keys.
+    pub keyring: Arc<Keyring>,
+    /// The wall clock.
+    pub clock: Arc<Clock>,
+    /// Who is signed in.
+    pub sessions: Arc<Sessions>,
+    /// Sign-in links and invitations.
+    pub links: Links,
+    /// Access tokens.
+    pub tokens: Tokens,
+    /// Pairings in flight.
+    pub pairings: Pairings,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Who may ask how often.
+    pub rates: Arc<RateLimits>,
+    /// Whether requests may come.
+    pub readiness: Arc<Readiness>,
+}
+
+/// How handlers hold the [`App`].
+pub type Shared = Arc<App>;
+
+impl App {
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Makes a person: an id, and a sealing key that is durable before any event needs it.
+    ///
+    /// # Errors
+    /// When the keyring can't be written.
+    pub fn new_person(&self) -> Result<PersonId, KeyringError> {
+        let person = PersonId::from(random::uuid_v7(self.now()));
+        self.keyring.insert(person, PersonKey::from_bytes(random::bytes()))?;
+        Ok(person)
+    }
+
+    /// Seals a text about a person; none if they have been erased.
+    pub fn seal(&self, person: PersonId, text: &str) -> Option<Sealed> {
+        self.keyring.get(person)?.seal(person, random::bytes(), text).ok()
+    }
+
+    /// A name for the log that only the person's key opens.
+    pub fn seal_name(&self, person: PersonId, name: &str) -> Label {
+        let erased = || Label::Clear(String::new());
+        self.seal(person, name).map_or_else(erased, Label::Sealed)
+    }
+
+    /// A name from the log, for showing. An erased person's is none.
+    pub fn open(&self, label: &Label) -> Option<String> {
+        match label {
+            Label::Clear(name) => Some(name.clone()),
+            Label::Sealed(sealed) => self.open_sealed(sealed),
+        }
+    }
+
+    /// A sealed text; none once its person is erased.
+    pub fn open_sealed(&self, sealed: &Sealed) -> Option<String> {
+        self.keyring.get(sealed.person)?.open(sealed).ok()
+    }
+
+    /// Lets the ledger's operators pass: owner and admins of the system stream.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn operator(&self, person: &Person) -> Result<(), Problem> {
+        match self.projections.people().role(person.id, TeamId::SYSTEM) {
+            Some(Role::Owner | Role::Admin) => Ok(()),
+            _ => Err(Problem::forbidden("forbidden", "Only the ledger's operators may do this.")),
+        }
+    }
+
+    /// Where a one-time link leads.
+    pub fn sign_in_url(&self, token: &str) -> String {
+        format!("{}/sign-in?token={token}", self.config.public_url())
+    }
+
+    /// Asks a team's view, as it stands or stood. The second argument is the instant to ask it with.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn team_at<T>(
+        &self,
+        team: TeamId,
+        until: Until,
+        ask: impl FnOnce(&TeamView, Timestamp) -> T,
+    ) -> Result<T, Problem> {
+        // A team that nobody has asked about for a while is folded from the log here: the other tasks of this thread
+        // must not wait for that.
+        tokio::task::block_in_place(|| match until {
+            Until::Now => {
+                let view = self.projections.team_view(self.store.as_ref(), team);
+                let view = view.map_err(|error| unreadable(&error))?.ok_or_else(Problem::not_found)?;
+                let view = view.read();
+                Ok(ask(&view, self.now()))
+            }
+            Until::Position(_) | Until::Instant(_) => {
+                let view = self.projections.team_view_until(self.store.as_ref(), team, until);
+                let view = view.map_err(|error| unreadable(&error))?.ok_or_else(Problem::not_found)?;
+                let at = match until {
+                    Until::Instant(at) => at,
+                    Until::Position(_) | Until::Now => view.recorded_at,
+                };
+                Ok(ask(&view, at))
+            }
+        })
+    }
+
+    /// The events at these positions.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn events(&self, positions: &[Position]) -> Result<Vec<PlacedRecord>, Problem> {
+        tokio::task::block_in_place(|| {
+            positions.iter().map(|position| self.event(*position)).filter_map(Result::transpose).collect()
+        })
+    }
+
+    fn event(&self, position: Position) -> Result<Option<PlacedRecord>, Problem> {
+        let Some(number) = self.store.locate(position)? else { return Ok(None) };
+        let Some(commit) = self.store.commit(number)? else { return Ok(None) };
+        let index = position.0.saturating_sub(commit.first_position.0) as usize;
+        commit.records().nth(index).transpose().map_err(|error| unreadable(&error))
+    }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Problem {
+    // The place of the damage is for the operator's log, not for whoever asks.
+    tracing::error!(%error, "the log could not be read");
+    Problem::unavailable("ledger_damaged", "The ledger could not read its log; its operator has been told.")
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        unreadable(&error)
+    }
+}

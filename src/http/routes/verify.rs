@@ -1,0 +1,220 @@
+//! `/api/v1/verify` and `/api/v1/verify/batch`: is this key good, here, now?
+//!
+//! A verification reads memory only. `POST /api/v1/verify` is handed over by the connection loop before any router or
+//! middleware: [`answer`] is all that happens to it.
+
+use std::net::IpAddr;
+
+use axum::{Json, body::Body, extract::State};
+use bytes::Bytes;
+use garde::Validate;
+use http::{HeaderMap, HeaderValue, header};
+use keyledger_events::{PersonId, Position, TeamId, Timestamp, secret::Kind};
+use keyledger_projections::{Denied, Surface, Verdict};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use crate::{
+    app::{App, Shared},
+    http::{
+        ApiJson, Challenge, Problem,
+        auth::{Origin, Service, bearer},
+        extract::read_json,
+        metrics::VerifyOutcome,
+        problem::ProblemBody,
+        write::POSITION_HEADER,
+    },
+};
+
+/// How many keys one batch may hold.
+const BATCH_LEN_MAX: usize = 1_000;
+
+/// The routes of this file.
+pub fn router() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(verify)).routes(routes!(batch))
+}
+
+/// What to check a key against.
+#[derive(Default, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyBody {
+    /// `runtime`, `mcp`, `agent` or `management`; none: any.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = Option<String>, example = "runtime")]
+    surface: Option<Surface>,
+    /// The team it must belong to; none: any.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = Option<Uuid>)]
+    team_id: Option<TeamId>,
+}
+
+/// A key that is good.
+#[derive(Serialize, ToSchema)]
+struct Accepted {
+    /// Always true.
+    valid: bool,
+    credential_id: Uuid,
+    #[schema(value_type = String)]
+    kind: Kind,
+    #[schema(value_type = Uuid)]
+    team_id: TeamId,
+    /// Who answers for it.
+    #[schema(value_type = Uuid)]
+    user_id: PersonId,
+    /// None once its person has been erased.
+    display_name: Option<String>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// The last position the verdict rests on.
+    position: u64,
+}
+
+/// Checks the key in the Authorization header.
+#[utoipa::path(post, path = "/verify", tag = "verify", request_body = inline(Option<VerifyBody>),
+    responses((status = 200, body = Accepted), (status = 400, body = ProblemBody), (status = 401, description = "malformed, unknown, expired, revoked, or another team's: not told apart", body = ProblemBody), (status = 403, description = "alive, and not for this surface", body = ProblemBody), (status = 429, body = ProblemBody)))]
+async fn verify(State(app): State<Shared>, origin: Origin, headers: HeaderMap, body: Bytes) -> http::Response<Body> {
+    answer(&app, &headers, &body, || origin.address).map(Body::from)
+}
+
+/// The whole of a verification. `client` is asked only when the key is not good: who presents good keys is not limited.
+pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl FnOnce() -> IpAddr) -> http::Response<Bytes> {
+    let position = app.ledger.position().unwrap_or_default();
+    let mut response = match check(app, headers, body) {
+        Ok(verdict) => {
+            app.metrics.verified(VerifyOutcome::Valid);
+            let body = serde_json::to_vec(&accepted(app, &verdict, position)).unwrap_or_default();
+            let mut response = http::Response::new(Bytes::from(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }
+        Err((outcome, problem)) => {
+            let limited = outcome.map(|outcome| {
+                app.metrics.verified(outcome);
+                app.rates.verify_failure(client())
+            });
+            let problem = limited.and_then(Result::err).unwrap_or(problem);
+            problem.into_http::<Vec<u8>>().map(Bytes::from)
+        }
+    };
+    response.headers_mut().insert(POSITION_HEADER, HeaderValue::from(position.0));
+    response
+}
+
+/// The verdict; or what is counted of a failed one, and what is answered.
+fn check(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Verdict, (Option<VerifyOutcome>, Problem)> {
+    let asked = if body.is_empty() { Ok(VerifyBody::default()) } else { read_json(body) };
+    let VerifyBody { surface, team_id } = asked.map_err(|problem| (None, problem))?;
+    let presented = bearer(headers).map_err(|problem| (Some(VerifyOutcome::Malformed), problem))?;
+    let presented = presented.ok_or_else(|| (None, Problem::unauthorized(Challenge::Missing)))?;
+    let now = app.now();
+    let active = app.projections.active();
+    match active.verify(presented.as_bytes(), surface, team_id, now) {
+        Ok(verdict) => {
+            active.touch(verdict.handle, now);
+            Ok(verdict)
+        }
+        Err(denied) => {
+            let problem = match denied {
+                Denied::WrongSurface(_) => Problem::insufficient_scope(surface.map_or("", Surface::name)),
+                _ => Problem::unauthorized(Challenge::InvalidToken),
+            };
+            Err((Some(outcome(&denied)), problem))
+        }
+    }
+}
+
+fn outcome(denied: &Denied) -> VerifyOutcome {
+    match denied {
+        Denied::Malformed => VerifyOutcome::Malformed,
+        Denied::Unknown => VerifyOutcome::Unknown,
+        Denied::Revoked => VerifyOutcome::Revoked,
+        Denied::Expired => VerifyOutcome::Expired,
+        Denied::WrongTeam | Denied::WrongSurface(_) => VerifyOutcome::WrongSurface,
+    }
+}
+
+fn accepted(app: &App, verdict: &Verdict, position: Position) -> Accepted {
+    Accepted {
+        valid: true,
+        credential_id: verdict.credential.uuid(),
+        kind: verdict.kind,
+        team_id: verdict.team,
+        user_id: verdict.holder,
+        display_name: app.open(&app.projections.active().name(verdict.handle)),
+        expires_at: verdict.expires_at,
+        position: position.0,
+    }
+}
+
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BatchBody {
+    /// At most 1,000 keys.
+    #[garde(length(max = BATCH_LEN_MAX))]
+    #[schema(max_items = 1000)]
+    keys: Vec<String>,
+    /// `runtime`, `mcp`, `agent` or `management`; none: any.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = Option<String>)]
+    surface: Option<Surface>,
+}
+
+/// One key's verdict, with the precise code.
+#[derive(Serialize, ToSchema)]
+struct BatchVerdict {
+    valid: bool,
+    /// `valid`, `malformed`, `unknown`, `revoked`, `expired` or `insufficient_scope`.
+    code: &'static str,
+    #[serde(flatten)]
+    accepted: Option<BatchAccepted>,
+}
+
+/// What is known of a key that is good.
+#[derive(Serialize, ToSchema)]
+struct BatchAccepted {
+    credential_id: Uuid,
+    #[schema(value_type = String)]
+    kind: Kind,
+    #[schema(value_type = Uuid)]
+    team_id: TeamId,
+    #[schema(value_type = Uuid)]
+    user_id: PersonId,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+}
+
+/// The verdicts, in the order of the keys.
+#[derive(Serialize, ToSchema)]
+struct BatchAnswer {
+    results: Vec<BatchVerdict>,
+    position: u64,
+}
+
+/// Checks many keys at once. For services: the answer tells expired from revoked from unknown.
+#[utoipa::path(post, path = "/verify/batch", tag = "verify", request_body = inline(BatchBody),
+    responses((status = 200, body = BatchAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
+async fn batch(State(app): State<Shared>, _: Service, ApiJson(body): ApiJson<BatchBody>) -> Json<BatchAnswer> {
+    let (now, active) = (app.now(), app.projections.active());
+    let position = app.ledger.position().unwrap_or_default().0;
+    let judge = |key: &String| match active.verify(key.as_bytes(), body.surface, None, now) {
+        Ok(verdict) => {
+            active.touch(verdict.handle, now);
+            let accepted = BatchAccepted {
+                credential_id: verdict.credential.uuid(),
+                kind: verdict.kind,
+                team_id: verdict.team,
+                user_id: verdict.holder,
+                expires_at: verdict.expires_at,
+            };
+            BatchVerdict { valid: true, code: "valid", accepted: Some(accepted) }
+        }
+        Err(denied) => BatchVerdict { valid: false, code: denied.code(), accepted: None },
+    };
+    Json(BatchAnswer { results: body.keys.iter().map(judge).collect(), position })
+}

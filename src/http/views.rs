@@ -1,0 +1,200 @@
+//! What reads answer: the projections' rows and the log's events, written out by hand for the wire.
+
+use keyledger_events::{
+    CredentialId, Event, EventId, PersonId, Position, TeamId, Timestamp,
+    commit::PlacedRecord,
+    record::{Actor, AuthMethod, RecordHash},
+    secret::Kind,
+};
+use keyledger_projections::team_view::{
+    TeamView, Until,
+    directory::{EndReason, Row, Status},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Problem;
+use crate::app::App;
+
+/// A credential, as people see it.
+#[derive(Serialize, ToSchema)]
+pub struct CredentialBody {
+    #[schema(value_type = Uuid)]
+    id: CredentialId,
+    #[schema(value_type = String)]
+    kind: Kind,
+    /// None once its person has been erased.
+    display_name: Option<String>,
+    key_prefix: String,
+    purpose: Option<String>,
+    /// Who answers for it; for a device, whose it is.
+    #[schema(value_type = Uuid)]
+    user_id: PersonId,
+    #[schema(value_type = Option<Uuid>)]
+    issued_by: Option<PersonId>,
+    /// Whether whoever answers for it has left the team.
+    departed: bool,
+    /// `active`, `expired` or `revoked`. What is expired is as dead as what is revoked.
+    key_status: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// To the minute.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_used_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// When it ended, by whatever cause.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    revoked_at: Option<Timestamp>,
+    /// `requested`, `self_revoked`, `member_departed`, `leaked`, `device_ended` or `expired`.
+    revoke_reason: Option<&'static str>,
+    /// What whoever ended it wrote about it.
+    revoke_note: Option<String>,
+    /// For a companion, its device; for a device, itself.
+    #[schema(value_type = Option<Uuid>)]
+    device_id: Option<CredentialId>,
+    /// For a device, its companion.
+    #[schema(value_type = Option<Uuid>)]
+    companion_id: Option<CredentialId>,
+    #[schema(value_type = Option<Uuid>)]
+    rotated_from: Option<CredentialId>,
+    #[schema(value_type = Option<Uuid>)]
+    rotated_to: Option<CredentialId>,
+}
+
+/// Writes a row out, as it stands at `now`.
+pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) -> CredentialBody {
+    let status = row.status(now);
+    let (revoked_at, revoke_reason, revoke_note) = match (&row.ended, status) {
+        (Some(ended), _) => (Some(ended.at), Some(ended.reason.name()), ended.note.clone()),
+        // It holds by the clock, whether or not it is on record yet.
+        (None, Status::Expired) => (row.expires_at, Some(EndReason::Expired.name()), None),
+        (None, _) => (None, None, None),
+    };
+    CredentialBody {
+        id: row.id,
+        kind: row.kind,
+        display_name: app.open(&row.label),
+        key_prefix: row.prefix.to_string(),
+        purpose: row.purpose.clone(),
+        user_id: row.holder,
+        issued_by: row.issuer(),
+        departed: view.members.get(&row.holder).is_none_or(|member| member.departed_at.is_some()),
+        key_status: status.name(),
+        created_at: row.issued_at,
+        last_used_at: app.projections.active().last_used(row.id),
+        expires_at: row.expires_at,
+        revoked_at,
+        revoke_reason,
+        revoke_note,
+        device_id: row.device,
+        companion_id: row.companion,
+        rotated_from: row.rotated_from,
+        rotated_to: row.rotated_to,
+    }
+}
+
+/// Where a page lies in its list.
+#[derive(Serialize, ToSchema)]
+pub struct PageMeta {
+    /// From 1.
+    pub current_page: u32,
+    /// Rows a page.
+    pub per_page: u32,
+    /// Rows on all pages.
+    pub total_count: u64,
+}
+
+/// An event, as its team sees it.
+#[derive(Serialize, ToSchema)]
+pub struct EventBody {
+    position: u64,
+    revision: u64,
+    #[schema(value_type = Uuid)]
+    id: EventId,
+    #[schema(value_type = Uuid)]
+    team_id: TeamId,
+    /// Such as `credential_issued`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    recorded_at: Timestamp,
+    /// BLAKE3 of the record's bytes, in hexadecimal.
+    #[schema(value_type = String)]
+    hash: RecordHash,
+    /// The hash of the team's event before it.
+    #[schema(value_type = String)]
+    previous: RecordHash,
+    actor: ActorBody,
+    /// How the actor was known: `session`, `token`, `secret`, `link` or `internal`.
+    #[schema(value_type = String)]
+    auth: AuthMethod,
+    /// The event it follows from.
+    #[schema(value_type = Option<Uuid>)]
+    cause: Option<EventId>,
+    correlation_id: Uuid,
+    /// Where the request came from: `ip`, `user_agent`. None once its person has been erased.
+    context: Option<Value>,
+    /// What happened, by type.
+    data: Map<String, Value>,
+}
+
+/// Who did it.
+#[derive(Serialize, ToSchema)]
+struct ActorBody {
+    /// `person`, `credential` or `system`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: Option<Uuid>,
+}
+
+/// Writes an event out. What is sealed is opened where its key still exists.
+pub fn event_body(app: &App, placed: PlacedRecord) -> EventBody {
+    let PlacedRecord { position, hash, record } = placed;
+    let context = record.meta.context.as_ref().and_then(|sealed| app.open_sealed(sealed));
+    EventBody {
+        position: position.0,
+        revision: record.revision.0,
+        id: record.id,
+        team_id: record.team,
+        kind: record.event.name(),
+        recorded_at: record.recorded_at,
+        hash,
+        previous: record.previous,
+        actor: match record.meta.actor {
+            Actor::Person(id) => ActorBody { kind: "person", id: Some(id.uuid()) },
+            Actor::Credential(id) => ActorBody { kind: "credential", id: Some(id.uuid()) },
+            Actor::System => ActorBody { kind: "system", id: None },
+        },
+        auth: record.meta.auth,
+        cause: record.meta.cause,
+        correlation_id: record.meta.correlation.uuid(),
+        context: context.and_then(|text| serde_json::from_str(&text).ok()),
+        data: event_data(app, &record.event),
+    }
+}
+
+/// The event's own fields, with names opened and without the secret's hash, which is nobody's business here.
+fn event_data(app: &App, event: &Event) -> Map<String, Value> {
+    let Ok(Value::Object(mut data)) = serde_json::to_value(event) else { return Map::new() };
+    data.remove("hash");
+    if let Some((field, label)) = event.label() {
+        data.insert(field.to_owned(), app.open(label).map_or(Value::Null, Value::String));
+    }
+    data
+}
+
+/// A team's view as it stood, and the instant to ask it with.
+///
+/// # Errors
+/// 400 for what is neither a position nor an instant.
+pub fn as_of(text: &str) -> Result<Until, Problem> {
+    if let Ok(position) = text.parse::<Position>() {
+        return Ok(Until::Position(position));
+    }
+    text.parse::<Timestamp>().map(Until::Instant).map_err(|_| {
+        Problem::bad_request("invalid_as_of", "as_of is a position, or an instant such as 2026-03-03T12:00:00Z.")
+    })
+}

@@ -1,0 +1,257 @@
+//! `keyledger serve`: opens the ledger, makes what is missing, answers until it is told to stop.
+
+mod bootstrap;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use keyledger_events::{
+    Event,
+    head::{HeadSigner, HeadVerifier},
+    store::{
+        ReadError, Store,
+        file::{FileStore, Options},
+        keyring::{Keyring, KeyringError, create_signing_seed, load_signing_seed},
+    },
+};
+use keyledger_projections::{Projections, usage::Usage};
+
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
+
+use crate::{
+    app::{App, Shared},
+    clock::Clock,
+    config::Config,
+    http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
+    identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
+    ledger::{Ledger, Observer},
+    random,
+    side::Side,
+    sweeper,
+};
+
+/// How long a write may take until its caller is told that the outcome is not known.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the service did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The ledger is damaged, or another process has it.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// The keys can't be read or written.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// The projections can't be made.
+    #[error("projections: {0}")]
+    Projections(String),
+    /// The log took nothing more while the service ran.
+    #[error("the log has failed: {0}")]
+    Failed(String),
+    /// Anything else the operating system refuses.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// The ledger's name or key is not usable.
+    #[error(transparent)]
+    Head(#[from] keyledger_events::head::HeadError),
+    /// A first step on a fresh ledger was refused.
+    #[error("the fresh ledger could not be set up: {0}")]
+    Bootstrap(String),
+}
+
+impl ServeError {
+    /// The process's exit code: 3 when the ledger is damaged, 1 otherwise.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Log(ReadError::Locked { .. } | ReadError::Io { .. }) => 1,
+            Self::Log(_) | Self::Failed(_) => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the service until it is told to stop or the log fails.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn run(config: Config) -> Result<(), ServeError> {
+    let runtime =
+        tokio::runtime::Runtime::new().map_err(|error| ServeError::Io { what: "runtime".to_owned(), error })?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let asked_to_end = asked_to_end().map_err(|error| ServeError::Io { what: "signals".to_owned(), error })?;
+    // The address is taken before anything is made: of two processes started by mistake, the second touches nothing.
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.map_err(|error| ServeError::Io { what: config.listen.to_string(), error })?;
+    let (app, background) = open(config).await?;
+    bootstrap::ensure(&app).await?;
+    announce(&app);
+
+    let tasks =
+        [tokio::spawn(sweeper::sweep(app.clone())), tokio::spawn(sweeper::keep(app.clone(), background.usage.clone()))];
+    let server = http::service::server(&app);
+    app.readiness.ready();
+    let failed = app.ledger.clone();
+    let failed = async move { failed.failed().await };
+    let mut failure = None;
+    let stop = async {
+        tokio::select! {
+            () = asked_to_end => {}
+            why = failed => failure = Some(why),
+        }
+    };
+    let drained = server.run(listener, stop).await;
+    tracing::info!(cut = drained.cut, "no more requests");
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    if let Some(why) = failure {
+        return Err(ServeError::Failed(why));
+    }
+    tokio::task::block_in_place(|| background.save(&app));
+    Ok(())
+}
+
+/// Everything that runs besides the requests.
+struct Background {
+    usage: Arc<Usage>,
+    side: Side,
+}
+
+impl Background {
+    /// What makes the next start faster, or keeps what may be lost. The log itself needs nothing of this.
+    fn save(&self, app: &App) {
+        if let Err(error) = self.usage.save(app.projections.active()) {
+            tracing::warn!(%error, "last uses could not be saved");
+        }
+        if let Err(error) = app.projections.checkpoint() {
+            tracing::warn!(%error, "the projections could not be checkpointed; the next start takes longer");
+        }
+        self.side.flush();
+    }
+}
+
+/// Says where the service is, and how to begin.
+fn announce(app: &App) {
+    println!(
+        "keyledger {} on {}, ledger in {}",
+        env!("CARGO_PKG_VERSION"),
+        app.config.public_url(),
+        app.config.data.display()
+    );
+    if (app.config.sign_in_link || !app.links.has_been_used())
+        && let Some(text) = bootstrap::welcome(app)
+    {
+        println!("\n{text}");
+    }
+}
+
+/// Opens the ledger in `config.data` and starts its write path.
+async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
+    let data = config.data.clone();
+    create_private(&data)?;
+    let keys = data.join("keys");
+    create_private(&keys)?;
+    let seed = signing_seed(&data, &keys.join("signing.key"))?;
+    let signer = HeadSigner::new(&origin(&config)?, &seed)?;
+    let (store, recovery) = FileStore::open(&data, signer, &Options::default())?;
+    if let Some(trimmed) = &recovery.trimmed {
+        tracing::warn!(?trimmed, "an unfinished write at the log's end was trimmed; nothing acknowledged was in it");
+    }
+    let store: Arc<dyn Store> = Arc::new(store);
+    let keyring = Keyring::open(&keys.join("persons.keys"))?;
+    let (projections, opened) = Projections::open(store.as_ref(), &data.join("projections"))
+        .map_err(|error| ServeError::Projections(error.to_string()))?;
+    tracing::info!(?opened, position = store.head().position.0, "the ledger is open");
+    let projections = Arc::new(projections);
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |error| ServeError::Io { what, error }
+    };
+    let side = Side::open(&data.join("side")).map_err(io("side"))?;
+    let sessions = Arc::new(Sessions::load(side.table("sessions").map_err(io("side"))?));
+    let links = Links::new(side.table("links").map_err(io("side"))?);
+    let usage = Usage::load(side.tree("usage").map_err(io("side"))?, projections.active())
+        .map_err(|error| ServeError::Io { what: "side".to_owned(), error: std::io::Error::other(error) })?;
+    let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
+    let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;
+    let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
+    let ledger = Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, ANSWER_WITHIN)?;
+    let keyring = Arc::new(keyring);
+    let metrics = Arc::new(Metrics::new());
+    let rates = Arc::new(RateLimits::new(config.rates(), metrics.clone()));
+    let app = Arc::new(App {
+        config,
+        ledger,
+        store,
+        projections,
+        keyring,
+        clock,
+        sessions,
+        links,
+        tokens,
+        pairings: Pairings::default(),
+        metrics,
+        rates,
+        readiness: Arc::default(),
+    });
+    erase_the_erased(&app)?;
+    Ok((app, Background { usage: Arc::new(usage), side }))
+}
+
+/// A person who has left their last team is signed out everywhere. (Who is left in another team stays signed in, and
+/// has no way into this one.)
+fn end_sessions_of_the_departed(sessions: &Arc<Sessions>, projections: &Arc<Projections>) -> Observer {
+    let (sessions, projections) = (sessions.clone(), projections.clone());
+    Box::new(move |placed| {
+        if let Event::MemberDeparted(departed) = &placed.record.event
+            && projections.people().teams_of(departed.member).is_empty()
+        {
+            sessions.end_all(departed.member);
+        }
+    })
+}
+
+/// A crash between the record of an erasure and the erasure is made good here.
+fn erase_the_erased(app: &App) -> Result<(), ServeError> {
+    for person in app.projections.people().erased() {
+        if app.keyring.get(person).is_some() {
+            app.keyring.erase(person)?;
+        }
+    }
+    Ok(())
+}
+
+/// The ledger's name: what its public key says, once there is one; the settings name a new ledger only.
+fn origin(config: &Config) -> Result<String, ServeError> {
+    let file = config.data.join("ledger.vkey");
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(text.parse::<HeadVerifier>()?.origin().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(config.origin()),
+        Err(error) => Err(ServeError::Io { what: file.display().to_string(), error }),
+    }
+}
+
+/// The seed of the ledger's signing key; a new one only for a new ledger: an old one without its key is refused.
+fn signing_seed(data: &Path, file: &Path) -> Result<Zeroizing<[u8; 32]>, ServeError> {
+    if let Some(seed) = load_signing_seed(file)? {
+        return Ok(seed);
+    }
+    if data.join("ledger.vkey").exists() || data.join("log").exists() {
+        return Err(ServeError::Bootstrap(format!("{} is missing, and the ledger has a history", file.display())));
+    }
+    create_signing_seed(file, &random::bytes())?;
+    // Read back what is on the disk: of two processes that make it at once, both use the one that stayed.
+    load_signing_seed(file)?.ok_or_else(|| ServeError::Bootstrap(format!("{} has gone again", file.display())))
+}
+
+fn create_private(dir: &Path) -> Result<(), ServeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| ServeError::Io { what: dir.display().to_string(), error })
+}
