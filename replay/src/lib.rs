@@ -7,12 +7,14 @@
 //! * [`as_of`] — which credentials were alive at an instant, or as far as was known at a position.
 //! * [`explain`] — one credential's life in sentences, and at which position it died and why.
 //! * [`diff`] — what changed between two points.
+//! * [`rebuild`] — the projections thrown away and made anew, against those that were served.
 //! * [`verify`] — whether every byte still proves what the ledger has signed and serves.
 
 pub mod as_of;
 pub mod diff;
 pub mod explain;
 mod point;
+pub mod rebuild;
 mod standing;
 pub mod verify;
 mod walk;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use keyledger_events::Position;
-use serde::Deserialize;
+use keyledger_projections::Digests;
+use serde::{Deserialize, Serialize};
 
 use super::Broken;
 
@@ -15,26 +16,50 @@ const DIGESTS: &str = "projections/digests";
 /// The longest that file may be, in bytes.
 const LEN_MAX: u64 = 64 * 1024;
 
-/// What the server has last said of its projections.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ServedDigests {
-    /// How many events they are of.
-    pub position: Position,
-    pub digests: DigestTexts,
-}
-
-/// Each in 64 hexadecimal digits.
+/// What a server has last said of its projections.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DigestTexts {
+pub(crate) struct ServedDigests {
+    /// How many events they are of.
+    pub position: Position,
+    pub digests: Served,
+}
+
+/// Digests in 64 hexadecimal digits each.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Served {
+    /// The active-credential index's.
     pub active: String,
+    /// The streams'.
     pub streams: String,
+    /// The people's.
     pub people: String,
 }
 
+impl Served {
+    /// The same as text.
+    pub(crate) fn of(digests: &Digests) -> Self {
+        let Digests { active, streams, people, .. } = digests;
+        Self { active: active.to_string(), streams: streams.to_string(), people: people.to_string() }
+    }
+
+    /// The first projection that is not as derived: its name, what was served, what was derived.
+    pub(crate) fn differs(&self, derived: &Digests) -> Option<(&'static str, String, String)> {
+        let derived = Self::of(derived);
+        [
+            ("active", &self.active, derived.active),
+            ("streams", &self.streams, derived.streams),
+            ("people", &self.people, derived.people),
+        ]
+        .into_iter()
+        .find(|(_, served, derived)| *served != derived)
+        .map(|(name, served, derived)| (name, served.clone(), derived))
+    }
+}
+
 /// The served digests, if the directory has them, and their file.
-pub(super) fn served_digests(dir: &Path) -> Result<Option<(PathBuf, ServedDigests)>, Broken> {
+pub(crate) fn served_digests(dir: &Path) -> Result<Option<(PathBuf, ServedDigests)>, Broken> {
     let file = dir.join(DIGESTS);
     let Some(bytes) = read(&file)? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {

@@ -21,7 +21,7 @@ use keyledger_projections::{
     streams,
 };
 
-use super::live::{LiveSet, Slot};
+use super::live::{LiveSet, Slot, Spread};
 
 /// Something that can't have happened, or does not follow.
 #[derive(Debug)]
@@ -48,11 +48,14 @@ pub(super) struct Facts<'a> {
 
 /// The ledger as far as it has been read.
 pub(super) struct History {
-    team_numbers: HashMap<TeamId, u32>,
+    team_numbers: HashMap<TeamId, u32, Spread>,
     teams: Vec<Team>,
+    /// Present members only; in which team by its number.
+    roles: HashMap<(u32, PersonId), Role, Spread>,
+    /// Members of all times, for their digest.
     people: People,
     /// How many devices of a person in a team no event has ended.
-    devices: HashMap<(u32, PersonId), u32>,
+    devices: HashMap<(u32, PersonId), u32, Spread>,
     live: LiveSet,
     /// The latest recorded time.
     recorded_at: Timestamp,
@@ -97,10 +100,11 @@ impl History {
     /// An empty ledger. `digests` says whether [`History::digests`] will be asked for.
     pub fn new(digests: bool) -> Self {
         Self {
-            team_numbers: HashMap::new(),
+            team_numbers: HashMap::default(),
+            roles: HashMap::default(),
             teams: Vec::new(),
             people: People::default(),
-            devices: HashMap::new(),
+            devices: HashMap::default(),
             live: LiveSet::default(),
             recorded_at: Timestamp::default(),
             ended_rows: digests.then(Digest::default),
@@ -177,21 +181,21 @@ impl History {
                 self.teams[team as usize].policy = e.policy;
             }
             Event::MemberJoined(e) => {
-                if self.people.role(e.member, record.team).is_some() {
+                if self.roles.insert((team, e.member), e.role).is_some() {
                     return Err(format!("person {} joins twice", e.member));
                 }
                 self.teams[team as usize].owners += u32::from(e.role == Role::Owner);
             }
             Event::RoleChanged(e) => {
-                let role = self.people.role(e.member, record.team);
-                if role != Some(e.from) || e.from == e.to {
-                    let (from, to, is) = (e.from.name(), e.to.name(), role.map_or("no member", Role::name));
+                let before = self.roles.insert((team, e.member), e.to);
+                if before != Some(e.from) || e.from == e.to {
+                    let (from, to, is) = (e.from.name(), e.to.name(), before.map_or("no member", Role::name));
                     return Err(format!("person {}, who is {is}, changes from {from} to {to}", e.member));
                 }
                 let owners = &mut self.teams[team as usize].owners;
                 *owners = *owners + u32::from(e.to == Role::Owner) - u32::from(e.from == Role::Owner);
             }
-            Event::MemberDeparted(e) => match self.people.role(e.member, record.team) {
+            Event::MemberDeparted(e) => match self.roles.remove(&(team, e.member)) {
                 None => return Err(format!("person {}, who is no member, departs", e.member)),
                 Some(Role::Owner) => return Err(format!("person {}, who owns the team, departs", e.member)),
                 Some(_) => self.open.departed.push((position, e.member)),
@@ -253,7 +257,7 @@ impl History {
             }
             Event::CredentialHandedOver(e) => {
                 let slot = self.alive(team, e.credential, "is handed over")?;
-                if self.people.role(e.to, record.team).is_none() {
+                if !self.roles.contains_key(&(team, e.to)) {
                     return Err(format!("credential {} is handed to {}, who is no member", e.credential, e.to));
                 }
                 let Some(live) = self.live.get_mut(slot) else { return Ok(()) };
@@ -323,7 +327,7 @@ impl History {
         ends_at: Option<Timestamp>,
         name: &Label,
     ) -> Result<Slot, String> {
-        if self.people.role(holder, self.teams[team as usize].id).is_none() {
+        if !self.roles.contains_key(&(team, holder)) {
             return Err(format!("credential {id} is issued for {holder}, who is no member"));
         }
         let policy = &self.teams[team as usize].policy;

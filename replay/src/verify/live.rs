@@ -1,5 +1,7 @@
 //! The credentials that are alive by the events: about 120 bytes each, freed when one ends.
 
+use std::hash::{BuildHasher, Hasher};
+
 use hashbrown::HashTable;
 use keyledger_events::{
     CredentialId, PersonId, Timestamp,
@@ -136,10 +138,48 @@ fn id_at(blocks: &[Vec<Option<Live>>], number: u32) -> Option<CredentialId> {
 }
 
 /// Ids are random, or begin with a time: their last bytes are as good as a hash, spread over all bits.
-pub(super) fn spread(id: CredentialId) -> u64 {
+fn spread(id: CredentialId) -> u64 {
     let mut tail = [0; 8];
     tail.copy_from_slice(&id.as_bytes()[8..]);
-    u64::from_le_bytes(tail).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    u64::from_le_bytes(tail).wrapping_mul(MULTIPLIER)
+}
+
+/// The 64-bit golden ratio.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A hasher for keys made of ids. Who writes the log could make it slow, and would only waste an auditor's time.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Spread(u64);
+
+impl BuildHasher for Spread {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for word in bytes.rchunks(8) {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            self.write_u64(u64::from_le_bytes(padded));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(MULTIPLIER);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from the low bits, the product's good ones are high.
+        self.0 ^ (self.0 >> 32)
+    }
 }
 
 /// How names are rounded up, in bytes.

@@ -23,11 +23,12 @@ use keyledger_events::{
     store::{ReadError, ReadLog, file::LogFiles},
     tree::{Frontier, NodeHash},
 };
-use keyledger_projections::Digests;
 use serde::Serialize;
 
+pub use self::evidence::Served;
+pub(crate) use self::evidence::served_digests;
 use self::{
-    evidence::DigestTexts,
+    evidence::ServedDigests,
     history::{Facts, Flaw, History},
     piece::Piece,
     pipeline::Source,
@@ -131,7 +132,7 @@ impl From<ReadError> for Broken {
 /// [`Broken`]: the first thing that does not hold.
 pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     // In this order: the log then reaches at least as far as what was read of it before.
-    let served = evidence::served_digests(dir)?;
+    let served = served_digests(dir)?;
     let files = LogFiles::open(dir, options.key.as_ref())?;
     let verifier = files.verifier();
     let mut heads = known_heads(&options.known_heads, verifier)?;
@@ -187,12 +188,12 @@ struct Fold {
     heads: Vec<SignedHead>,
     /// Met already.
     signed_sizes: Vec<u64>,
-    served: Option<(PathBuf, Position, DigestTexts)>,
+    served: Option<(PathBuf, ServedDigests)>,
     digests_position: Option<u64>,
 }
 
 impl Fold {
-    fn new(mut heads: Vec<SignedHead>, served: Option<(PathBuf, evidence::ServedDigests)>) -> Self {
+    fn new(mut heads: Vec<SignedHead>, served: Option<(PathBuf, ServedDigests)>) -> Self {
         heads.sort_by_key(|signed| signed.head.size);
         Self {
             history: History::new(served.is_some()),
@@ -201,7 +202,7 @@ impl Fold {
             position: Position(0),
             heads,
             signed_sizes: Vec::new(),
-            served: served.map(|(file, served)| (file, served.position, served.digests)),
+            served,
             digests_position: None,
         }
     }
@@ -284,24 +285,18 @@ impl Fold {
     /// Compares the served digests if they are of the position reached.
     fn meet_digests(&mut self) -> Result<(), Broken> {
         match &self.served {
-            Some((_, at, _)) if *at == self.position => {}
-            Some((file, at, _)) if *at < self.position => {
-                let what = format!("the served digests are of position {at}, in the middle of a commit");
-                return Err(Broken { file: Some(file.clone()), offset: None, position: *at, what });
+            Some((_, served)) if served.position == self.position => {}
+            Some((file, ServedDigests { position, .. })) if *position < self.position => {
+                let what = format!("the served digests are of position {position}, in the middle of a commit");
+                return Err(Broken { file: Some(file.clone()), offset: None, position: *position, what });
             }
             _ => return Ok(()),
         }
-        let Some((file, at, served)) = self.served.take() else { return Ok(()) };
-        let Digests { active, streams, people, .. } = self.history.take_digests(at);
-        for (name, derived, served) in [
-            ("active", active.to_string(), served.active),
-            ("streams", streams.to_string(), served.streams),
-            ("people", people.to_string(), served.people),
-        ] {
-            if derived != served {
-                let what = format!("the projection {name} served digest {served}, the log gives {derived}");
-                return Err(Broken { file: Some(file), offset: None, position: at, what });
-            }
+        let Some((file, served)) = self.served.take() else { return Ok(()) };
+        let at = served.position;
+        if let Some((name, served, derived)) = served.digests.differs(&self.history.take_digests(at)) {
+            let what = format!("the projection {name} served digest {served}, the log gives {derived}");
+            return Err(Broken { file: Some(file), offset: None, position: at, what });
         }
         self.digests_position = Some(at.0);
         Ok(())
@@ -314,7 +309,8 @@ impl Fold {
                 format!("the log ends here, the signed tree head is of {} events: history is missing", head.size);
             return Err(Broken { file: Some(file), offset: None, position, what });
         }
-        if let Some((file, at, _)) = self.served {
+        if let Some((file, served)) = self.served {
+            let at = served.position;
             let what = format!("the log ends here, the served digests are of {at} events: history is missing");
             return Err(Broken { file: Some(file), offset: None, position, what });
         }

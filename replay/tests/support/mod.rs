@@ -6,13 +6,13 @@ pub mod directory;
 use std::{collections::HashMap, time::Duration};
 
 use keyledger_events::{
-    Commit, CommitBody, CommitNumber, CorrelationId, CredentialId, EventId, OperationId, PersonId, Position, TeamId,
-    Timestamp,
+    Commit, CommitBody, CommitNumber, CorrelationId, CredentialId, Event, EventId, OperationId, PersonId, Position,
+    TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     credential::{Expire, Issue, KeyMaterial, PairDevice, Revoke, Revoker, Rotate},
     event::{RevokeReason, Role},
     record::{Actor, AuthMethod, StreamHead},
-    seal::Label,
+    seal::{Label, Sealed},
     secret::{Kind, RANDOM_LEN, Secret},
     store::{Proposal, Store, memory::MemoryStore},
     team::{ChangeRole, CreateTeam, Decision, Depart, Fact, Join, RemoveMember, TeamState},
@@ -59,6 +59,11 @@ pub struct Town {
     pub recent: HashMap<TeamId, Vec<CredentialId>>,
     pub commits: u64,
     pub events: u64,
+    /// How many credentials no event has ended, and from how many on more are ended than issued.
+    pub live: usize,
+    pub live_max: usize,
+    /// What a request's context is sealed as, if commits carry one.
+    pub context: Option<Sealed>,
 }
 
 pub const START: &str = "2026-03-03T12:00:00Z";
@@ -74,6 +79,9 @@ impl Town {
             recent: HashMap::new(),
             commits: 0,
             events: 0,
+            live: 0,
+            live_max: usize::MAX,
+            context: None,
         }
     }
 
@@ -100,6 +108,13 @@ impl Town {
         for placed in commit.records() {
             let placed = placed.unwrap();
             state.apply(&placed.record, placed.hash).unwrap();
+            match &placed.record.event {
+                Event::CredentialIssued(_) | Event::ServiceCredentialIssued(_) => self.live += 1,
+                Event::CredentialRevoked(_) | Event::CredentialCascadeRevoked(_) | Event::CredentialExpired(_) => {
+                    self.live -= 1;
+                }
+                _ => {}
+            }
             if let Some(credential) = placed.record.event.credential() {
                 let recent = self.recent.entry(team).or_default();
                 if !recent.contains(&credential) {
@@ -133,7 +148,7 @@ impl Town {
             actor,
             auth,
             correlation: CorrelationId::from_bytes(self.random.bytes()),
-            context: None,
+            context: self.context.clone(),
             operation: OperationId::from_bytes(self.random.bytes()),
             request: RequestDigest(self.random.bytes()),
         };
@@ -182,6 +197,7 @@ impl Town {
         let pick = self.random.below(self.founded.len());
         let team = self.founded[pick];
         let dice = self.random.below(100);
+        let dice = if self.live >= self.live_max && dice < 50 { 50 + dice % 25 } else { dice };
         let state = self.teams.get(&team)?;
         let members: Vec<PersonId> =
             state.members.iter().filter(|(_, member)| !member.departed).map(|(person, _)| *person).collect();
