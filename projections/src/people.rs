@@ -1,6 +1,6 @@
 //! Who is in which team as what, across all teams; and what each team is called.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use keyledger_events::{Event, PersonId, Record, TeamId, Timestamp, event::Role, seal::Label};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::Digest;
 /// All persons and teams. Changed by the projector only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct People {
-    memberships: HashMap<PersonId, BTreeMap<TeamId, Membership>>,
+    memberships: HashMap<PersonId, Memberships>,
     teams: HashMap<TeamId, Team>,
     erased: BTreeSet<PersonId>,
 }
@@ -47,6 +47,42 @@ enum Row {
     Membership(PersonId, TeamId, Membership),
     Team(TeamId, Team),
     Erased(PersonId),
+}
+
+/// What one person is or was in, by team. Mostly one, so a vector: a map's node would take room for eleven.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Memberships(Vec<(TeamId, Membership)>);
+
+impl Memberships {
+    fn place(&self, team: TeamId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&team, |(team, _)| *team)
+    }
+
+    fn get(&self, team: TeamId) -> Option<&Membership> {
+        self.place(team).ok().map(|at| &self.0[at].1)
+    }
+
+    fn get_mut(&mut self, team: TeamId) -> Option<&mut Membership> {
+        self.place(team).ok().map(|at| &mut self.0[at].1)
+    }
+
+    /// Returns what stood there before.
+    fn insert(&mut self, team: TeamId, membership: Membership) -> Option<Membership> {
+        match self.place(team) {
+            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, membership)),
+            Err(at) => {
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
+                self.0.insert(at, (team, membership));
+                None
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (TeamId, &Membership)> {
+        self.0.iter().map(|(team, membership)| (*team, membership))
+    }
 }
 
 impl People {
@@ -92,10 +128,9 @@ impl People {
 
     /// The teams a person is in now, by id, each with their role.
     pub fn teams_of(&self, person: PersonId) -> Vec<(TeamId, Role)> {
-        let memberships = self.memberships.get(&person).into_iter().flatten();
-        memberships
+        self.memberships_of(person)
             .filter(|(_, membership)| membership.departed_at.is_none())
-            .map(|(team, membership)| (*team, membership.role))
+            .map(|(team, membership)| (team, membership.role))
             .collect()
     }
 
@@ -106,12 +141,12 @@ impl People {
 
     /// A person in a team, now or once.
     pub fn membership(&self, person: PersonId, team: TeamId) -> Option<&Membership> {
-        self.memberships.get(&person)?.get(&team)
+        self.memberships.get(&person)?.get(team)
     }
 
     /// Everything a person is or was in, by team.
     pub fn memberships_of(&self, person: PersonId) -> impl Iterator<Item = (TeamId, &Membership)> {
-        self.memberships.get(&person).into_iter().flatten().map(|(team, membership)| (*team, membership))
+        self.memberships.get(&person).into_iter().flat_map(Memberships::iter)
     }
 
     /// Whether anything is known of this person.
@@ -121,7 +156,12 @@ impl People {
 
     /// What to call a person: as they were called in the team they joined last.
     pub fn label(&self, person: PersonId) -> Option<Label> {
-        let latest = self.memberships.get(&person)?.values().max_by_key(|membership| membership.joined_at)?;
+        let latest = self
+            .memberships
+            .get(&person)?
+            .iter()
+            .map(|(_, membership)| membership)
+            .max_by_key(|membership| membership.joined_at)?;
         Some(latest.label.clone())
     }
 
@@ -202,14 +242,14 @@ impl People {
 
     fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         let memberships = self.memberships.iter().flat_map(|(person, teams)| {
-            teams.iter().map(|(team, membership)| Row::Membership(*person, *team, membership.clone()))
+            teams.iter().map(|(team, membership)| Row::Membership(*person, team, membership.clone()))
         });
         let teams = self.teams.iter().map(|(id, team)| Row::Team(*id, team.clone()));
         memberships.chain(teams).chain(self.erased.iter().map(|person| Row::Erased(*person)))
     }
 
     fn membership_mut(&mut self, person: PersonId, team: TeamId) -> Option<&mut Membership> {
-        self.memberships.get_mut(&person)?.get_mut(&team)
+        self.memberships.get_mut(&person)?.get_mut(team)
     }
 }
 
