@@ -77,7 +77,7 @@ fn make(dir: &Path, events: u64) {
     let mut file = None;
     while town.events < events {
         // What the ledger does by itself has none.
-        town.context = (town.commits % 2 == 0).then(|| context.clone());
+        town.context = town.commits.is_multiple_of(2).then(|| context.clone());
         let Some(commit) = town.step_after(Duration::from_millis(200), TEAMS) else { continue };
         let mut last = None;
         for placed in commit.records().map(Result::unwrap) {
