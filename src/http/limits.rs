@@ -1,9 +1,13 @@
 //! How often somebody may ask: per address, per person or key, tighter where no credential is needed.
 
 use std::{
+    hash::Hash,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -50,8 +54,13 @@ pub struct RateLimits {
     anonymous: Limiter<Address>,
     verify_failures: Limiter<Address>,
     key: Limiter<[u8; 16]>,
+    counted: AtomicU64,
     metrics: Arc<Metrics>,
 }
+
+/// After so many requests those who have not asked for a while are forgotten, so that memory stays bounded by the rate at
+/// which addresses can turn up.
+const FORGET_EVERY: u64 = 8_192;
 
 /// Who counts as one: an IPv4 address, or an IPv6 network of 64 bits, which is what one subscriber gets.
 type Address = [u8; 8];
@@ -65,6 +74,7 @@ impl RateLimits {
             anonymous: limiter(rates.anonymous_per_minute),
             verify_failures: limiter(rates.verify_failures_per_minute),
             key: limiter(rates.key_per_minute),
+            counted: AtomicU64::new(0),
             metrics,
         }
     }
@@ -102,22 +112,12 @@ impl RateLimits {
         self.count(&self.key, id)
     }
 
-    /// Forgets who is back at their full allowance. Call it every minute or so.
-    pub fn forget(&self) {
-        fn forget<K: std::hash::Hash + Eq + Clone>(limiter: &Limiter<K>) {
-            if let Some(limiter) = limiter {
-                limiter.retain_recent();
-                limiter.shrink_to_fit();
-            }
-        }
-        forget(&self.address);
-        forget(&self.anonymous);
-        forget(&self.verify_failures);
-        forget(&self.key);
-    }
-
-    fn count<K: std::hash::Hash + Eq + Clone>(&self, limiter: &Limiter<K>, who: &K) -> Result<(), Problem> {
+    fn count<K: Hash + Eq + Clone>(&self, limiter: &Limiter<K>, who: &K) -> Result<(), Problem> {
         let Some(limiter) = limiter else { return Ok(()) };
+        if self.counted.fetch_add(1, Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
+            // Whoever is back at their full allowance need not be remembered.
+            limiter.retain_recent();
+        }
         limiter.check_key(who).map_err(|early| {
             self.metrics.rate_limited.increment(1);
             Problem::too_many_requests(
@@ -133,7 +133,7 @@ impl std::fmt::Debug for RateLimits {
     }
 }
 
-fn limiter<K: std::hash::Hash + Eq + Clone>(per_minute: u32) -> Limiter<K> {
+fn limiter<K: Hash + Eq + Clone>(per_minute: u32) -> Limiter<K> {
     NonZeroU32::new(per_minute).map(|count| RateLimiter::keyed(Quota::per_minute(count)))
 }
 
@@ -171,8 +171,29 @@ mod tests {
         limits.anonymous("192.0.2.2".parse().unwrap()).unwrap();
         limits.address(address).unwrap();
         limits.key(&[0; 16]).unwrap();
-        limits.forget();
         assert!(limits.anonymous(address).is_err());
+    }
+
+    #[test]
+    fn who_is_back_at_their_full_allowance_is_forgotten() {
+        // One each 10 ms; governor keeps everybody for twice that.
+        let limits = limits(Rates { anonymous_per_minute: 6_000, ..Rates::OFF });
+        for round in 0..3 {
+            for number in 0..FORGET_EVERY as u32 {
+                limits.anonymous(IpAddr::V4((round * 100_000 + number).into())).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        limits.counted.store(FORGET_EVERY - 1, Relaxed);
+        limits.anonymous("192.0.2.1".parse().unwrap()).unwrap();
+        let remembered = limits.anonymous.as_ref().unwrap().len();
+        assert!(remembered < 100, "{remembered}");
+        // Forgetting gives nobody more than they had.
+        let address = "192.0.2.7".parse().unwrap();
+        assert!((0..7_000).any(|_| limits.anonymous(address).is_err()));
+        limits.counted.store(FORGET_EVERY - 1, Relaxed);
+        limits.anonymous("192.0.2.1".parse().unwrap()).unwrap();
+        assert!((0..20).any(|_| limits.anonymous(address).is_err()));
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Metrics {
         self.handle.render()
     }
 
-    /// Folds the histograms' samples together, which otherwise wait in memory for the next scrape. Call it now and then.
+    /// Folds the histograms' samples together, which otherwise wait in memory for the next scrape. The server calls it.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }

@@ -30,6 +30,9 @@ pub const BODY_BYTES_DEFAULT: usize = 64 * 1024;
 /// The longest body of any route, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// How often the histograms' samples are folded together, which otherwise wait in memory for the next scrape.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
 /// What a client may take, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -138,10 +141,12 @@ impl<F: FastPath> Server<F> {
         let server = Arc::new(self);
         let places = Arc::new(Semaphore::new(server.limits.connections_max));
         let mut shutdown = pin!(shutdown);
+        let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
+                _ = upkeep.tick() => server.metrics.upkeep(),
                 (stream, place) = accept(&server, &listener, &places) => {
                     tokio::spawn(Arc::clone(&server).serve(stream.0, stream.1, place));
                 }
