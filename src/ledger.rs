@@ -26,7 +26,7 @@ use keyledger_projections::Projections;
 use tokio::sync::{oneshot, watch};
 
 use self::{projector::Answers, sequencer::Sequencer};
-use crate::clock::Clock;
+use crate::{clock::Clock, http::metrics::Metrics};
 
 /// How many requests may wait for the sequencer. Beyond that a request is turned away at once.
 const QUEUE_LEN_MAX: usize = 4096;
@@ -98,6 +98,9 @@ pub enum LedgerError {
     /// The outcome is not known. A retry with the same idempotency key tells it.
     #[error("the outcome is not known; retry with the same idempotency key")]
     Unknown,
+    /// The decision contradicts the team's own history: a defect of this program. Nothing was written.
+    #[error("the decision was not sound; nothing was written")]
+    Unsound,
     /// The log takes nothing more; the process is about to exit.
     #[error("the ledger has failed")]
     Failed,
@@ -122,15 +125,16 @@ impl Ledger {
         projections: Arc<Projections>,
         clock: Arc<Clock>,
         observers: Vec<Observer>,
+        metrics: Arc<Metrics>,
         answer_within: Duration,
     ) -> Result<Self, keyledger_events::store::ReadError> {
         let (jobs, queue) = mpsc::sync_channel(QUEUE_LEN_MAX);
         let (applied_sender, applied) = watch::channel(store.head().position);
         let (failure_sender, failure) = watch::channel(None);
-        let failure_sender = Arc::new(failure_sender);
+        let health = Arc::new(Health { failure: failure_sender, metrics });
         let answers = Arc::new(Answers::new(applied_sender));
-        projector::start(store.clone(), projections.clone(), answers.clone(), observers, failure_sender.clone())?;
-        Sequencer::new(store, projections, clock, answers, failure_sender)?.start(queue);
+        projector::start(store.clone(), projections.clone(), answers.clone(), observers, health.clone())?;
+        Sequencer::new(store, projections, clock, answers, health)?.start(queue);
         Ok(Self { jobs, applied, failure, answer_within })
     }
 
@@ -175,6 +179,20 @@ impl Ledger {
         let mut failure = self.failure.clone();
         let said = failure.wait_for(Option::is_some).await.ok().and_then(|said| said.clone());
         said.unwrap_or_else(|| "the write path has stopped".to_owned())
+    }
+}
+
+/// What both threads report to: counters, and the failure that ends the process.
+struct Health {
+    failure: watch::Sender<Option<String>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Health {
+    fn fail(&self, why: &dyn std::fmt::Display) {
+        tracing::error!(%why, "the ledger has failed");
+        self.metrics.log_poisoned.set(1);
+        self.failure.send_replace(Some(why.to_string()));
     }
 }
 

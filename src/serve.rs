@@ -181,9 +181,10 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
     let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;
     let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
-    let ledger = Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, ANSWER_WITHIN)?;
-    let keyring = Arc::new(keyring);
     let metrics = Arc::new(Metrics::new());
+    let ledger =
+        Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
+    let keyring = Arc::new(keyring);
     let rates = Arc::new(RateLimits::new(config.rates(), metrics.clone()));
     let app = Arc::new(App {
         config,

@@ -58,7 +58,9 @@ async fn sweep_once(app: &Shared) -> usize {
             tracing::warn!(%error, "an expiry could not be recorded yet; it holds all the same");
         }
     }
-    outcomes.iter().filter(|outcome| outcome.is_ok()).count()
+    let recorded = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    app.metrics.expiries_swept.increment(recorded as u64);
+    recorded
 }
 
 /// Saves what may be lost, and checkpoints what may be rebuilt, until the task is dropped.

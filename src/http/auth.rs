@@ -27,7 +27,8 @@ pub const SESSION_COOKIE: &str = "keyledger_session";
 const TEAM_HEADER: &str = "x-team-id";
 const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
-const USER_AGENT_LEN_MAX: usize = 256;
+/// In bytes. Escaped and with an address beside it, it stays below what a record takes of a request's context.
+const USER_AGENT_LEN_MAX: usize = 200;
 
 /// Where a request came from, and its id.
 #[derive(Clone, Debug)]
@@ -44,7 +45,9 @@ impl Origin {
         let address = parts.extensions.get::<ClientAddress>();
         let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.0);
         let user_agent = text(&parts.headers, header::USER_AGENT.as_str()).unwrap_or_default();
-        let user_agent = user_agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_LEN_MAX).collect();
+        // Header text that converts to a string is visible ASCII: a byte is a character.
+        let user_agent =
+            user_agent.chars().filter(|c| c.is_ascii() && !c.is_control()).take(USER_AGENT_LEN_MAX).collect();
         let correlation = parts.extensions.get::<RequestId>().map_or_else(Uuid::nil, |id| id.0);
         Self { address, user_agent, correlation: correlation.into() }
     }

@@ -45,6 +45,7 @@ impl From<LedgerError> for Problem {
             LedgerError::Unknown => {
                 Self::unavailable("outcome_unknown", detail).with_retry_after(Duration::from_secs(1))
             }
+            LedgerError::Unsound => Self::internal(),
             LedgerError::Failed => Self::unavailable("ledger_failed", detail),
         }
     }

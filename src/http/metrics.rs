@@ -88,10 +88,6 @@ pub struct Metrics {
     pub projected_positions: Gauge,
     /// 1 once the log has refused to go on, else 0.
     pub log_poisoned: Gauge,
-    /// Credentials that verify now.
-    pub credentials_alive: Gauge,
-    /// Live keys whose issuer has left and nobody has decided on.
-    pub departures_undecided: Gauge,
     /// Expiries recorded by the sweeper.
     pub expiries_swept: Counter,
 }
@@ -128,8 +124,6 @@ impl Metrics {
             log_positions: gauge("keyledger_log_positions"),
             projected_positions: gauge("keyledger_projected_positions"),
             log_poisoned: gauge("keyledger_log_poisoned"),
-            credentials_alive: gauge("keyledger_credentials_alive"),
-            departures_undecided: gauge("keyledger_departures_undecided"),
             expiries_swept: count("keyledger_expiries_swept_total"),
             recorder,
             handle,
@@ -190,8 +184,6 @@ fn describe() {
     describe_gauge!("keyledger_log_positions", "Events in the log");
     describe_gauge!("keyledger_projected_positions", "Events the projections have applied");
     describe_gauge!("keyledger_log_poisoned", "1 once a failed fsync has ended all writing, else 0");
-    describe_gauge!("keyledger_credentials_alive", "Credentials that verify now");
-    describe_gauge!("keyledger_departures_undecided", "Live keys whose issuer has left and nobody has decided on");
     describe_counter!("keyledger_expiries_swept_total", "Expiries recorded by the sweeper");
     describe_counter!("keyledger_http_requests_total", "Requests answered by the router, by method, route and status");
     describe_histogram!(

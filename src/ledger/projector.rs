@@ -13,7 +13,8 @@ use keyledger_events::{
 use keyledger_projections::Projections;
 use tokio::sync::{oneshot, watch};
 
-use super::{LedgerError, Observer, Written};
+use super::{Health, LedgerError, Observer, Written};
+use crate::http::metrics::Metrics;
 
 /// How long the projector sleeps at the log's end before it looks whether it is still wanted.
 const IDLE: Duration = Duration::from_millis(500);
@@ -70,15 +71,14 @@ pub(super) fn start(
     projections: Arc<Projections>,
     answers: Arc<Answers>,
     observers: Vec<Observer>,
-    failure: Arc<watch::Sender<Option<String>>>,
+    health: Arc<Health>,
 ) -> Result<(), keyledger_events::store::ReadError> {
     let head = store.head();
     let mut log = store.follow(head.commits)?;
     let spawned = std::thread::Builder::new().name("projector".to_owned()).spawn(move || {
         let mut next = head.commits;
-        if let Err(why) = run(log.as_mut(), &projections, &answers, &observers, &mut next) {
-            tracing::error!(%why, "the projector has stopped");
-            failure.send_replace(Some(why));
+        if let Err(why) = run(log.as_mut(), &projections, &answers, &observers, &health.metrics, &mut next) {
+            health.fail(&why);
         }
     });
     spawned.map(drop).map_err(|error| keyledger_events::store::ReadError::Io { file: "projector thread".into(), error })
@@ -89,6 +89,7 @@ fn run(
     projections: &Projections,
     answers: &Answers,
     observers: &[Observer],
+    metrics: &Metrics,
     next: &mut CommitNumber,
 ) -> Result<(), String> {
     loop {
@@ -108,6 +109,7 @@ fn run(
             observers.iter().for_each(|observer| observer(&record));
         }
         *next = next.next();
+        metrics.projected_positions.set(commit.end().0 as f64);
         answers.advance(commit.end());
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     num::NonZeroUsize,
     sync::{Arc, mpsc},
+    time::{Duration, Instant},
 };
 
 use keyledger_events::{
@@ -14,9 +15,8 @@ use keyledger_events::{
 };
 use keyledger_projections::Projections;
 use lru::LruCache;
-use tokio::sync::watch;
 
-use super::{Job, LedgerError, Written, projector::Answers};
+use super::{Health, Job, LedgerError, Written, projector::Answers};
 use crate::{clock::Clock, random};
 
 /// How many requests one batch takes: enough to share a sync, few enough to answer soon.
@@ -37,7 +37,7 @@ pub(super) struct Sequencer {
     projections: Arc<Projections>,
     clock: Arc<Clock>,
     answers: Arc<Answers>,
-    failure: Arc<watch::Sender<Option<String>>>,
+    health: Arc<Health>,
     teams: LruCache<TeamId, TeamState>,
     operations: Operations,
 }
@@ -56,16 +56,16 @@ impl Sequencer {
         projections: Arc<Projections>,
         clock: Arc<Clock>,
         answers: Arc<Answers>,
-        failure: Arc<watch::Sender<Option<String>>>,
+        health: Arc<Health>,
     ) -> Result<Self, ReadError> {
         let operations = Operations::load(store.as_ref())?;
         let teams = LruCache::new(TEAMS_KEPT);
-        Ok(Self { store, projections, clock, answers, failure, teams, operations })
+        Ok(Self { store, projections, clock, answers, health, teams, operations })
     }
 
     /// Works until every handle to the queue is gone.
     pub(super) fn start(mut self, queue: mpsc::Receiver<Job>) {
-        let failure = self.failure.clone();
+        let health = self.health.clone();
         let spawned = std::thread::Builder::new().name("sequencer".to_owned()).spawn(move || {
             let mut again = VecDeque::new();
             loop {
@@ -81,7 +81,7 @@ impl Sequencer {
             }
         });
         if let Err(error) = spawned {
-            failure.send_replace(Some(error.to_string()));
+            health.fail(&error);
         }
     }
 
@@ -99,6 +99,7 @@ impl Sequencer {
             decided.push(self.decide(job));
         }
         let mut durable = self.answers.applied();
+        let began = Instant::now();
         let mut failed_teams = HashSet::new();
         for entry in decided {
             match entry {
@@ -115,6 +116,7 @@ impl Sequencer {
                             self.teams.pop(&proposal.team);
                         }
                         self.operations.remember(&commit);
+                        self.count(&commit, began.elapsed());
                         let position = last(commit.end());
                         let written = Written { commit: Some(commit), repeated, position };
                         self.answers.send_at(durable, job.reply, Ok(written));
@@ -133,6 +135,14 @@ impl Sequencer {
             }
         }
         again
+    }
+
+    fn count(&self, commit: &Commit, took: Duration) {
+        let metrics = &self.health.metrics;
+        metrics.commits_appended.increment(1);
+        metrics.events_appended.increment(commit.body.view().count());
+        metrics.append_seconds.record(took);
+        metrics.log_positions.set(commit.end().0 as f64);
     }
 
     fn decide(&mut self, job: Job) -> Decided {
@@ -180,7 +190,12 @@ impl Sequencer {
         };
         let expected = team.head;
         let (body, _) = CommitBody::build(expected, &envelope, name_events(facts, now));
-        fold(team, &body).map_err(|why| self.fail(&why))?;
+        if let Err(why) = fold(team, &body) {
+            // The log must not take what no reader could follow.
+            tracing::error!(why, "a decision contradicts its team's history");
+            self.teams.pop(&request.team);
+            return Err(LedgerError::Unsound);
+        }
         Ok(Ok(Proposal { team: request.team, expected, body, essential: request.essential }))
     }
 
@@ -238,8 +253,7 @@ impl Sequencer {
     }
 
     fn fail(&self, why: &dyn std::fmt::Display) -> LedgerError {
-        tracing::error!(%why, "the ledger has failed");
-        self.failure.send_replace(Some(why.to_string()));
+        self.health.fail(why);
         LedgerError::Failed
     }
 }
