@@ -7,7 +7,7 @@ use keyledger_events::{
     seal::Label,
     secret::{KeyPrefix, Kind},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 /// A credential that has been issued and, as far as is known, not ended by an event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,7 +20,8 @@ pub struct Standing {
     pub kind: Kind,
     /// The first characters of its secret.
     pub prefix: KeyPrefix,
-    /// What its people call it.
+    /// What its people call it. As JSON: the text, or `{"sealed_for": person}`.
+    #[serde(serialize_with = "name")]
     pub name: Label,
     /// Who answers for it.
     pub holder: PersonId,
@@ -78,6 +79,17 @@ impl Standing {
     /// Whether its own expiry leaves it alive at `at`. Expiry holds at its very instant.
     pub(crate) fn unexpired(&self, at: Timestamp) -> bool {
         self.expires_at.is_none_or(|expires_at| at < expires_at)
+    }
+}
+
+fn name<S: Serializer>(name: &Label, serializer: S) -> Result<S::Ok, S::Error> {
+    match name {
+        Label::Clear(text) => serializer.serialize_str(text),
+        Label::Sealed(sealed) => {
+            let mut object = serializer.serialize_struct("Sealed", 1)?;
+            object.serialize_field("sealed_for", &sealed.person)?;
+            object.end()
+        }
     }
 }
 

@@ -150,7 +150,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Whoami => login::whoami(&client()?, output),
         Command::Members(args) => members::run(&client()?, output, args),
         Command::Depart(args) => depart::run(&client()?, output, &args),
-        Command::Replay { command } => replay::run(command, global.json),
+        Command::Replay { command } => replay::run(command, output, global.team),
         Command::Doctor(args) => doctor::run(&global, output, &args),
         Command::ServiceToken(args) => service_token::run(&client()?, output, &args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
