@@ -141,16 +141,17 @@ fn run_as_of(output: Output, dir: &PathBuf, moment: Moment, team: Option<TeamId>
     let log = open(dir)?;
     let bar = Bar::of_events();
     let found = bar.during(|progress| as_of::as_of(&log, moment, team, progress)).map_err(failure)?;
-    output.print(&value(&found), |answer| as_of_text(answer, &found));
+    output.print(&value(&found), |answer| as_of_text(answer, &found, team));
     Ok(())
 }
 
-fn as_of_text(answer: &Value, found: &AsOf) -> String {
+fn as_of_text(answer: &Value, found: &AsOf, team: Option<TeamId>) -> String {
+    let of_team = team.map_or(String::new(), |team| format!(" of team {team}"));
     let known = found.moment.known_at.map_or(String::new(), |known| format!(", by all up to position {known}"));
     let count = found.credentials.len();
     let sentence = match count {
-        1 => format!("1 credential was alive at {}{known}.", found.moment.at),
-        _ => format!("{count} credentials were alive at {}{known}.", found.moment.at),
+        1 => format!("1 credential{of_team} was alive at {}{known}.", found.moment.at),
+        _ => format!("{count} credentials{of_team} were alive at {}{known}.", found.moment.at),
     };
     if count == 0 {
         return sentence;
