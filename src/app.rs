@@ -134,11 +134,19 @@ impl App {
             Until::Position(_) | Until::Instant(_) => {
                 let view = self.projections.team_view_until(self.store.as_ref(), team, until);
                 let view = view.map_err(|error| unreadable(&error))?.ok_or_else(Problem::not_found)?;
-                let at = match until {
-                    Until::Instant(at) => at,
-                    Until::Position(_) | Until::Now => view.recorded_at,
-                };
-                Ok(ask(&view, at))
+                Ok(ask(&view, self.instant_of(until)?))
+            }
+        })
+    }
+
+    /// When something stood: what had expired by the clock then is judged by this, recorded or not.
+    fn instant_of(&self, until: Until) -> Result<Timestamp, Problem> {
+        Ok(match until {
+            Until::Now => self.now(),
+            Until::Instant(at) => at,
+            // A position that is still to come stands where the log does.
+            Until::Position(position) => {
+                self.event(position)?.map_or_else(|| self.now(), |placed| placed.record.recorded_at)
             }
         })
     }

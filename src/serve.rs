@@ -2,7 +2,11 @@
 
 mod bootstrap;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keyledger_events::{
     Event,
@@ -32,6 +36,9 @@ use crate::{
 
 /// How long a write may take until its caller is told that the outcome is not known.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a clean end waits for the ledger's threads.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the service did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -109,11 +116,15 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let drained = server.run(listener, stop).await;
     tracing::info!(cut = drained.cut, "no more requests");
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    for task in tasks {
+        task.abort();
+        // Aborted, or done: either way it holds the ledger no longer.
+        let _ = task.await;
+    }
     if let Some(why) = failure {
         return Err(ServeError::Failed(why));
     }
-    tokio::task::block_in_place(|| background.save(&app));
+    tokio::task::block_in_place(|| background.close(app));
     Ok(())
 }
 
@@ -121,11 +132,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 struct Background {
     usage: Arc<Usage>,
     side: Side,
+    log: Arc<FileStore>,
 }
 
 impl Background {
-    /// What makes the next start faster, or keeps what may be lost. The log itself needs nothing of this.
-    fn save(&self, app: &App) {
+    /// Leaves everything so that the next start is fast. Acknowledged events need nothing of this.
+    fn close(self, app: Shared) {
         if let Err(error) = self.usage.save(app.projections.active()) {
             tracing::warn!(%error, "last uses could not be saved");
         }
@@ -133,6 +145,18 @@ impl Background {
             tracing::warn!(%error, "the projections could not be checkpointed; the next start takes longer");
         }
         self.side.flush();
+        // With the last handle to the ledger its threads end; dropping the log then signs its last tree head.
+        drop(app);
+        let mut log = self.log;
+        let began = Instant::now();
+        loop {
+            match Arc::try_unwrap(log) {
+                Ok(log) => return drop(log),
+                Err(shared) if began.elapsed() < CLOSE_WITHIN => log = shared,
+                Err(_) => return tracing::warn!("the log is still in use; its last tree head may be a second old"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -163,7 +187,8 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     if let Some(trimmed) = &recovery.trimmed {
         tracing::warn!(?trimmed, "an unfinished write at the log's end was trimmed; nothing acknowledged was in it");
     }
-    let store: Arc<dyn Store> = Arc::new(store);
+    let log = Arc::new(store);
+    let store: Arc<dyn Store> = log.clone();
     let keyring = Keyring::open(&keys.join("persons.keys"))?;
     let (projections, opened) = Projections::open(store.as_ref(), &data.join("projections"))
         .map_err(|error| ServeError::Projections(error.to_string()))?;
@@ -202,7 +227,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         readiness: Arc::default(),
     });
     erase_the_erased(&app)?;
-    Ok((app, Background { usage: Arc::new(usage), side }))
+    Ok((app, Background { usage: Arc::new(usage), side, log }))
 }
 
 /// A person who has left their last team is signed out everywhere. (Who is left in another team stays signed in, and

@@ -32,11 +32,11 @@ pub async fn sweep(app: Shared) {
     loop {
         tick.tick().await;
         app.clock.watch();
-        while sweep_once(&app).await == SWEEP_LEN_MAX {}
+        while sweep_once(&app).await > 0 {}
     }
 }
 
-/// Records what is due, at most a round's worth; how much was recorded.
+/// Records what is due, at most a round's worth; in how many commits.
 async fn sweep_once(app: &Shared) -> usize {
     let due = app.projections.active().due(app.now(), SWEEP_LEN_MAX);
     let mut writes = JoinSet::new();
@@ -58,7 +58,8 @@ async fn sweep_once(app: &Shared) -> usize {
             tracing::warn!(%error, "an expiry could not be recorded yet; it holds all the same");
         }
     }
-    let recorded = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    // A companion that ended with its device has nothing left to record.
+    let recorded = outcomes.iter().flatten().filter(|written| written.commit.is_some()).count();
     app.metrics.expiries_swept.increment(recorded as u64);
     recorded
 }

@@ -34,10 +34,10 @@ pub struct Rates {
 impl Default for Rates {
     fn default() -> Self {
         Self {
-            address_per_minute: 6_000,
-            anonymous_per_minute: 60,
-            verify_failures_per_minute: 6_000,
-            key_per_minute: 3_000,
+            address_per_minute: 120_000,
+            anonymous_per_minute: 120,
+            verify_failures_per_minute: 120_000,
+            key_per_minute: 120_000,
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Problem;
+use super::{Problem, auth::Caller};
 use crate::app::App;
 
 /// A credential, as people see it.
@@ -135,7 +135,8 @@ pub struct EventBody {
     #[schema(value_type = Option<Uuid>)]
     cause: Option<EventId>,
     correlation_id: Uuid,
-    /// Where the request came from: `ip`, `user_agent`. None once its person has been erased.
+    /// Where the request came from: `ip`, `user_agent`. None once its person has been erased, and for members who read
+    /// of somebody else's.
     context: Option<Value>,
     /// What happened, by type.
     data: Map<String, Value>,
@@ -150,10 +151,13 @@ struct ActorBody {
     id: Option<Uuid>,
 }
 
-/// Writes an event out. What is sealed is opened where its key still exists.
-pub fn event_body(app: &App, placed: PlacedRecord) -> EventBody {
+/// Writes an event out for `caller`. What is sealed is opened where its key still exists; where a request came from is
+/// for whoever made it and for those who may read everything.
+pub fn event_body(app: &App, caller: &Caller, placed: PlacedRecord) -> EventBody {
     let PlacedRecord { position, hash, record } = placed;
-    let context = record.meta.context.as_ref().and_then(|sealed| app.open_sealed(sealed));
+    let context =
+        record.meta.context.as_ref().filter(|sealed| sealed.person == caller.person.id || caller.sees_all().is_ok());
+    let context = context.and_then(|sealed| app.open_sealed(sealed));
     EventBody {
         position: position.0,
         revision: record.revision.0,

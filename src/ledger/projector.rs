@@ -17,7 +17,7 @@ use super::{Health, LedgerError, Observer, Written};
 use crate::http::metrics::Metrics;
 
 /// How long the projector sleeps at the log's end before it looks whether it is still wanted.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_millis(100);
 
 type Reply = oneshot::Sender<Result<Written, LedgerError>>;
 

@@ -98,7 +98,8 @@ impl Sequencer {
             }
             decided.push(self.decide(job));
         }
-        let mut durable = self.answers.applied();
+        // What was decided may rest on anything that is durable, also where the projector has not got to yet.
+        let mut durable = self.store.head().position;
         let began = Instant::now();
         let mut failed_teams = HashSet::new();
         for entry in decided {

@@ -207,6 +207,6 @@ fn page(app: &App, caller: &Caller, query: &AuditQuery) -> Result<(Vec<EventBody
             limit: query.limit.unwrap_or(LIMIT_DEFAULT) as usize,
         })
     })?;
-    let events = app.events(&found.positions)?.into_iter().map(|placed| event_body(app, placed)).collect();
+    let events = app.events(&found.positions)?.into_iter().map(|placed| event_body(app, caller, placed)).collect();
     Ok((events, found))
 }

@@ -361,7 +361,7 @@ async fn history(State(app): State<Shared>, caller: Caller, ApiPath(id): ApiPath
         visible(view, &caller, credential).map(|_| view.history(credential))
     })?;
     let positions = positions.ok_or_else(Problem::not_found)?;
-    let events = app.events(&positions)?.into_iter().map(|placed| event_body(&app, placed)).collect();
+    let events = app.events(&positions)?.into_iter().map(|placed| event_body(&app, &caller, placed)).collect();
     Ok(Json(History { events, position: app.ledger.position().unwrap_or_default().0 }).into_response())
 }
 

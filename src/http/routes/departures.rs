@@ -144,7 +144,7 @@ async fn decide(
     let undecided = app.team_at(caller.team, Until::Now, |view, now| {
         view.dossier(member, now, &last_used).map_or(0, |dossier| dossier.to_decide.len())
     })?;
-    let events = written.records().map(|placed| event_body(&app, placed)).collect();
+    let events = written.records().map(|placed| event_body(&app, &caller, placed)).collect();
     let receipt = Receipt { events, undecided, position: written.position.0 };
     Ok(at_position(Json(receipt).into_response(), written.position))
 }
