@@ -4,8 +4,9 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender},
+        mpsc::{Receiver, SyncSender, TryRecvError},
     },
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -22,6 +23,9 @@ use crate::store::{
 
 /// A batch is written when it has grown to so many bytes, whoever else is waiting.
 const BATCH_LEN_MAX: usize = 4 << 20;
+
+/// How long the thread stays awake after a batch.
+const AWAKE: Duration = Duration::from_micros(30);
 
 pub(super) type Settler = SyncSender<Result<Appended, AppendError>>;
 
@@ -64,7 +68,7 @@ impl Writer {
 
     /// Works until nobody can submit any more.
     pub fn run(mut self, receiver: &Receiver<Submitted>) {
-        while let Ok(first) = receiver.recv() {
+        while let Some(first) = next(receiver) {
             self.take(first);
             while let Ok(next) = receiver.try_recv() {
                 self.take(next);
@@ -185,6 +189,20 @@ impl Writer {
         self.shared.poison(format!("the log can't be written: {error}"));
         AppendError::Fatal(self.shared.fatal().unwrap_or_default().to_owned())
     }
+}
+
+/// The next proposal; none once nobody can submit any more. Whoever has just been answered often comes back at once, and
+/// is met awake: going to sleep and being woken would cost a lone writer a tenth of its rate.
+fn next(receiver: &Receiver<Submitted>) -> Option<Submitted> {
+    let begun = Instant::now();
+    while begun.elapsed() < AWAKE {
+        match receiver.try_recv() {
+            Ok(submitted) => return Some(submitted),
+            Err(TryRecvError::Empty) => std::hint::spin_loop(),
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    }
+    receiver.recv().ok()
 }
 
 fn settle(settler: &Settler, outcome: Result<Appended, AppendError>) {
