@@ -88,9 +88,8 @@ impl Place {
     }
 
     /// Reads on from it, up to `limit`.
-    pub fn frames(&self, limit: u64) -> Result<Frames, ReadError> {
-        let first = self.read()?.first_position;
-        Ok(self.segment.frames_from(self.offset, self.number, first, limit))
+    pub fn frames(&self, first: Position, limit: u64) -> Frames {
+        self.segment.frames_from(self.offset, self.number, first, limit)
     }
 
     /// Where its frame begins.

@@ -403,7 +403,7 @@ fn newest_operations(segments: &[SegmentIndex], commits: CommitNumber) -> Result
     let from = CommitNumber(commits.0.saturating_sub(OPERATIONS_MAX as u64));
     for index in segments.iter().filter(|index| index.end_commit() > from) {
         let Some(place) = index.place(from.max(index.segment.first_commit())) else { continue };
-        let mut frames = place.frames(index.end)?;
+        let mut frames = place.frames(place.read()?.first_position, index.end);
         while let Some(frame) = frames.next()? {
             let (number, first_position) = (frame.number, frame.first_position);
             operations.insert(frame.commit.operation(), Appended { number, first_position, repeated: false });

@@ -79,8 +79,18 @@ impl Shared {
     }
 
     pub fn commit(&self, number: CommitNumber) -> Result<Option<Commit>, ReadError> {
-        let place = self.read().segment_of(number).and_then(|index| index.place(number));
-        place.map(|place| place.read()).transpose()
+        let place = |number| self.read().segment_of(number).and_then(|index| index.place(number));
+        let Some(asked) = place(number) else { return Ok(None) };
+        asked.read().map(Some).map_err(|error| {
+            match (error, number.0.checked_sub(1).map(CommitNumber).and_then(place)) {
+                // Only every so many positions are kept in memory; the commit before tells this one's.
+                (ReadError::Damaged { file, offset, position, what }, Some(before)) => {
+                    let position = before.read().map_or(position, |before| before.end());
+                    ReadError::Damaged { file, offset, position, what }
+                }
+                (error, _) => error,
+            }
+        })
     }
 
     pub fn locate(&self, position: Position) -> Result<Option<CommitNumber>, ReadError> {
@@ -136,7 +146,10 @@ impl FileFollow {
         };
         match &mut self.frames {
             Some(frames) if in_this_segment => frames.extend_limit(index_end),
-            frames => *frames = index.map(|place| place.frames(index_end)).transpose()?,
+            frames => {
+                let Some(commit) = self.shared.commit(self.next)? else { return Ok(None) };
+                *frames = index.map(|place| place.frames(commit.first_position, index_end));
+            }
         }
         self.take()
     }

@@ -1,5 +1,7 @@
 //! Bits that flip and bytes that go missing while nobody looks.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// What opening a damaged log may say.
@@ -197,4 +199,74 @@ fn missing_files_and_another_ledgers_key_are_refused() {
     let other = HeadSigner::new("ledger.example/1", &[4; 32]).unwrap();
     let opened = FileStore::open_on(Arc::new(disk.clone()), Path::new(DIR), other, &small());
     assert!(matches!(opened, Err(ReadError::TreeHead { what: HeadError::Key, .. })));
+}
+
+#[test]
+fn rot_under_a_running_store_is_named_by_every_read_again_and_again() {
+    let disk = sim::SimDisk::default();
+    let options = Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20, ..small() };
+    let (store, _) = FileStore::open_on(Arc::new(disk.clone()), Path::new(DIR), signer(), &options).unwrap();
+    let mut author = Author::new(1);
+    for _ in 0..80 {
+        store.append(author.propose_sample(2)).unwrap();
+    }
+    let (whole, path) = (store.commit(CommitNumber(50)).unwrap().unwrap(), segment_path(0));
+    let (mut bytes, body) = (disk.bytes(&path), whole.body.bytes());
+    let at = bytes.windows(body.len()).position(|window| window == body).unwrap();
+    let good = bytes.clone();
+    bytes[at + 60] ^= 1;
+    disk.set_bytes(&path, bytes);
+    let is_named = |error: ReadError| {
+        let expected = (at - frame::FRAME_HEADER_LEN) as u64;
+        matches!(error, ReadError::Damaged { file, offset, position, what: Damage::Checksum }
+            if file == path && offset == expected && position == whole.first_position)
+    };
+    let mut follow = store.follow(CommitNumber(40)).unwrap();
+    for _ in 40..50 {
+        assert!(follow.next(Duration::ZERO).unwrap().is_some());
+    }
+    for _ in 0..3 {
+        assert!(is_named(store.commit(CommitNumber(50)).unwrap_err()));
+        assert!(is_named(follow.next(Duration::ZERO).unwrap_err()));
+    }
+    assert!(store.commit(CommitNumber(49)).is_ok() && store.commit(CommitNumber(51)).is_ok());
+    store.append(author.propose_sample(1)).unwrap();
+    let mut healed = disk.bytes(&path);
+    healed[..good.len().min(at + body.len())].copy_from_slice(&good[..good.len().min(at + body.len())]);
+    disk.set_bytes(&path, healed);
+    for number in 50..81 {
+        assert_eq!(follow.next(Duration::ZERO).unwrap().unwrap().number.0, number);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn whatever_is_written_over_a_log_no_reader_panics_or_invents_commits(
+        which in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        with in prop::collection::vec(any::<u8>(), 1..80),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        static WRITTEN: std::sync::LazyLock<(sim::SimDisk, Vec<Commit>)> = std::sync::LazyLock::new(|| written(6));
+        let (disk, commits) = (WRITTEN.0.image(), &WRITTEN.1);
+        let mut names = disk.names();
+        names.retain(|name| !name.ends_with("spare"));
+        let name = which.get(&names);
+        let mut bytes = disk.bytes(name);
+        let at = at.index(bytes.len());
+        for (byte, with) in bytes[at..].iter_mut().zip(with) {
+            *byte = with;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        disk.set_bytes(name, bytes);
+        if let Ok(log) = FileLog::open_on(&disk, Path::new(DIR), None) {
+            prop_assert_eq!(&read_whole(&log), commits);
+        }
+        if let Ok((store, _)) = open_sim(&disk) {
+            prop_assert_eq!(&read_whole(&store), commits);
+        }
+    }
 }
