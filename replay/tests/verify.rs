@@ -84,6 +84,23 @@ fn what_the_file_store_writes_holds_while_it_lives_and_after() {
     drop(log);
     let report = check(dir.path()).unwrap();
     assert_eq!((report.events, report.unsigned_events, report.live), (head.position.0, 0, false));
+
+    let path = dir.path().join("log/checked");
+    let honest = fs::read(&path).unwrap();
+    for at in (0..honest.len()).step_by(7) {
+        let mut bytes = honest.clone();
+        bytes[at] ^= 2;
+        fs::write(&path, &bytes).unwrap();
+        let broken = check(dir.path()).expect_err("its checksum");
+        assert_eq!(broken.file.as_deref(), Some(&*path));
+        // With its checksum made right again it is still not what the log gives.
+        let crc = crc32c::crc32c(&bytes[12..]).to_le_bytes();
+        bytes[8..12].copy_from_slice(&crc);
+        fs::write(&path, &bytes).unwrap();
+        assert!(check(dir.path()).is_err() || bytes == honest, "byte {at}");
+    }
+    fs::remove_file(&path).unwrap();
+    check(dir.path()).unwrap();
     assert!(fs::read_dir(dir.path().join("log")).unwrap().count() > 4, "several segments were written");
 }
 

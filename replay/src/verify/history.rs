@@ -123,6 +123,16 @@ impl History {
         self.teams.len() as u64
     }
 
+    /// The latest recorded time.
+    pub fn recorded_at(&self) -> Timestamp {
+        self.recorded_at
+    }
+
+    /// The last event of a stream.
+    pub fn stream_head(&self, team: TeamId) -> Option<StreamHead> {
+        self.teams[*self.team_numbers.get(&team)? as usize].head
+    }
+
     /// Takes in the next commit.
     pub fn apply(&mut self, facts: &Facts<'_>) -> Result<(), Flaw> {
         let header = &facts.first;

@@ -2,7 +2,7 @@
 //!
 //! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
 //! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
-//! root against every signed tree head; and the digests of the projections against those that are served.
+//! root against every signed tree head; the store's own checkpoint; and the digests of the projections against those that are served.
 
 mod evidence;
 mod history;
@@ -20,7 +20,10 @@ use std::{
 use keyledger_events::{
     CommitNumber, Position,
     head::{HeadVerifier, TreeHead},
-    store::{ReadError, ReadLog, file::LogFiles},
+    store::{
+        Head, ReadError, ReadLog,
+        file::{Checked, LogFiles},
+    },
     tree::{Frontier, NodeHash},
 };
 use serde::Serialize;
@@ -133,6 +136,7 @@ impl From<ReadError> for Broken {
 pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     // In this order: the log then reaches at least as far as what was read of it before.
     let served = served_digests(dir)?;
+    let checked = Checked::read(dir)?.map(|checked| (Checked::file(dir), checked));
     let files = LogFiles::open(dir, options.key.as_ref())?;
     let verifier = files.verifier();
     let mut heads = known_heads(&options.known_heads, verifier)?;
@@ -141,7 +145,7 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     let quiet: Progress<'_> = &crate::quiet;
     let mut source = Files::new(&files)?;
     let total = source.total_bytes();
-    let mut fold = Fold::new(heads, served);
+    let mut fold = Fold::new(heads, served, checked);
     let progress = options.progress.unwrap_or(quiet);
     fold.run(
         &mut source,
@@ -157,7 +161,7 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
 /// # Errors
 /// [`Broken`].
 pub fn verify_log(log: &dyn ReadLog, verifier: &HeadVerifier, heads: &[String]) -> Result<Report, Broken> {
-    let mut fold = Fold::new(known_heads(heads, verifier)?, None);
+    let mut fold = Fold::new(known_heads(heads, verifier)?, None, None);
     fold.run(&mut Commits::new(log)?, |_| None, |_| {})?;
     fold.finish(verifier, true, false)
 }
@@ -189,11 +193,17 @@ struct Fold {
     /// Met already.
     signed_sizes: Vec<u64>,
     served: Option<(PathBuf, ServedDigests)>,
+    /// What the store says of its own hashing, until both halves of it are met.
+    checked: Option<(PathBuf, Checked)>,
     digests_position: Option<u64>,
 }
 
 impl Fold {
-    fn new(mut heads: Vec<SignedHead>, served: Option<(PathBuf, ServedDigests)>) -> Self {
+    fn new(
+        mut heads: Vec<SignedHead>,
+        served: Option<(PathBuf, ServedDigests)>,
+        checked: Option<(PathBuf, Checked)>,
+    ) -> Self {
         heads.sort_by_key(|signed| signed.head.size);
         Self {
             history: History::new(served.is_some()),
@@ -203,6 +213,7 @@ impl Fold {
             heads,
             signed_sizes: Vec::new(),
             served,
+            checked,
             digests_position: None,
         }
     }
@@ -213,9 +224,13 @@ impl Fold {
         file: impl Fn(usize) -> Option<PathBuf>,
         mut progress: impl FnMut(u64),
     ) -> Result<(), Broken> {
-        let cuts: Vec<u64> = self.heads.iter().map(|signed| signed.head.size).collect();
+        let mut cuts: Vec<u64> = self.heads.iter().map(|signed| signed.head.size).collect();
+        cuts.extend(self.checked.as_ref().map(|(_, checked)| checked.head.position.0));
+        cuts.sort_unstable();
+        cuts.dedup();
         self.meet_heads()?;
-        self.meet_digests()?;
+        self.meet_checked_tree()?;
+        self.meet_position()?;
         pipeline::run(source, &cuts, |piece| {
             self.piece(piece, &file)?;
             progress(piece.done);
@@ -245,7 +260,7 @@ impl Fold {
             self.history.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
             self.commits = self.commits.next();
             self.position.0 += commit.records.len() as u64;
-            self.meet_digests()?;
+            self.meet_position()?;
         }
         // Before a flaw in the piece itself is told: what is signed and does not hold lies before it.
         for (level, node) in piece.nodes() {
@@ -254,6 +269,7 @@ impl Fold {
                 return Err(broken(0, Flaw { position: Position(self.frontier.size()), what }));
             }
             self.meet_heads()?;
+            self.meet_checked_tree()?;
         }
         if let Some((offset, flaw)) = piece.take_flaw() {
             return Err(broken(offset, flaw));
@@ -282,6 +298,37 @@ impl Fold {
         Ok(())
     }
 
+    /// Compares the store's own tree if it is of the size reached.
+    fn meet_checked_tree(&mut self) -> Result<(), Broken> {
+        match &self.checked {
+            Some((file, checked)) if checked.head.position.0 == self.frontier.size() => {
+                if checked.frontier == self.frontier {
+                    return Ok(());
+                }
+                let what = "the store's own checkpoint is of another tree".to_owned();
+                Err(Broken { file: Some(file.clone()), offset: None, position: checked.head.position, what })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares what says of itself that it is of the position reached.
+    fn meet_position(&mut self) -> Result<(), Broken> {
+        if let Some((file, checked)) = &self.checked
+            && checked.head.position == self.position
+        {
+            let head = Head { commits: self.commits, position: self.position, recorded_at: self.history.recorded_at() };
+            let same = checked.head == head
+                && checked.streams.len() as u64 == self.history.teams()
+                && checked.streams.iter().all(|(team, head)| self.history.stream_head(*team) == Some(*head));
+            if !same {
+                let what = "the store's own checkpoint has other streams".to_owned();
+                return Err(Broken { file: Some(file.clone()), offset: None, position: self.position, what });
+            }
+        }
+        self.meet_digests()
+    }
+
     /// Compares the served digests if they are of the position reached.
     fn meet_digests(&mut self) -> Result<(), Broken> {
         match &self.served {
@@ -307,6 +354,11 @@ impl Fold {
         if let Some(SignedHead { file, head }) = self.heads.into_iter().next() {
             let what =
                 format!("the log ends here, the signed tree head is of {} events: history is missing", head.size);
+            return Err(Broken { file: Some(file), offset: None, position, what });
+        }
+        if let Some((file, checked)) = self.checked.filter(|(_, checked)| checked.head.position > position) {
+            let at = checked.head.position;
+            let what = format!("the log ends here, the store's own checkpoint is of {at} events: history is missing");
             return Err(Broken { file: Some(file), offset: None, position, what });
         }
         if let Some((file, served)) = self.served {

@@ -63,14 +63,12 @@ pub(super) struct Ready<'a> {
 }
 
 impl Piece {
-    /// Empties it for other contents.
+    /// Makes room for other commits.
     pub fn reset(&mut self) {
         self.end = None;
         self.flaw = None;
         self.bytes.clear();
         self.commits.clear();
-        self.records.clear();
-        self.nodes.clear();
     }
 
     /// Whether it holds as much as it should.
@@ -87,6 +85,9 @@ impl Piece {
 
     /// Hashes and decodes everything. No tree node spans one of the sizes in `cuts`.
     pub fn derive(&mut self, cuts: &[u64]) {
+        // Here and not in `reset`, which one thread does at a time.
+        self.records.clear();
+        self.nodes.clear();
         let Some(first) = self.commits.first() else { return };
         let mut subtrees = Subtrees::new(first.first_position.0, cuts);
         for placed in &mut self.commits {

@@ -2,13 +2,19 @@
 //!
 //! It may be deleted at any time. It is believed only as far as a signed tree head bears it out.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
-use super::disk::{self, Disk};
+use super::{
+    disk::{self, Disk, RealDisk},
+    segment::LOG_DIR,
+};
 use crate::{
     CommitNumber, Position, RecordHash, Revision, TeamId, Timestamp,
     record::StreamHead,
-    store::Head,
+    store::{Damage, Head, ReadError},
     tree::{Frontier, NodeHash},
 };
 
@@ -21,22 +27,45 @@ const LEN_MAX: u64 = 1 << 31;
 
 /// Everything that hashing the log up to `head` has given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Checked {
+pub struct Checked {
+    /// How far that is.
     pub head: Head,
     /// Over all positions before `head`.
     pub frontier: Frontier,
+    /// The last event of every stream.
     pub streams: HashMap<TeamId, StreamHead>,
 }
 
 impl Checked {
+    /// Where it lies in a data directory.
+    pub fn file(dir: &Path) -> PathBuf {
+        dir.join(LOG_DIR).join(NAME)
+    }
+
+    /// Reads the one of a data directory, for who wants to see it proved; none if there is none.
+    ///
+    /// # Errors
+    /// [`ReadError`]: it can't be read, or has changed. The store itself would do without it.
+    pub fn read(dir: &Path) -> Result<Option<Self>, ReadError> {
+        let file = Self::file(dir);
+        match RealDisk.open(&file, false).and_then(|opened| opened.read_all(LEN_MAX)) {
+            Ok(bytes) => match Self::parse(&bytes) {
+                Some(checked) => Ok(Some(checked)),
+                None => Err(ReadError::Damaged { file, offset: 0, position: Position(0), what: Damage::Checksum }),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ReadError::Io { file, error }),
+        }
+    }
+
     /// Reads the one beside the log. One that is missing, damaged or of another format is as good as none.
-    pub fn load(disk: &dyn Disk, log: &Path) -> Option<Self> {
+    pub(super) fn load(disk: &dyn Disk, log: &Path) -> Option<Self> {
         let bytes = disk.open(&log.join(NAME), false).and_then(|file| file.read_all(LEN_MAX)).ok()?;
         Self::parse(&bytes)
     }
 
     /// Replaces the one beside the log.
-    pub fn save(&self, disk: &dyn Disk, log: &Path) -> std::io::Result<()> {
+    pub(super) fn save(&self, disk: &dyn Disk, log: &Path) -> std::io::Result<()> {
         disk::replace(disk, log, NAME, &self.encode())
     }
 

@@ -27,8 +27,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{
+pub use self::{
     checked::Checked,
+    frame::Frame,
+    log::FileLog,
+    segment::{Frames, LogFiles, Segment},
+};
+use self::{
     frame::SegmentHeader,
     index::SegmentIndex,
     keeper::{Inbox, Keeper},
@@ -38,11 +43,6 @@ use self::{
     space::{Space, Spare},
     view::{FileFollow, Shared, View},
     writer::{Submitted, Writer},
-};
-pub use self::{
-    frame::Frame,
-    log::FileLog,
-    segment::{Frames, LogFiles, Segment},
 };
 use super::{
     AppendError, Appended, Damage, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
