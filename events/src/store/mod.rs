@@ -2,7 +2,7 @@
 //!
 //! The unit is the [commit](crate::commit). A back end may be one file on one machine or a replicated log that several
 //! processes append to at once: nothing above this trait may assume to be the only writer. The whole contract is a test
-//! suite, [`contract`], that every back end runs.
+//! suite, `contract`, that every back end runs (with the feature of that name).
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;

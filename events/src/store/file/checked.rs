@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     disk::{self, Disk, RealDisk},
-    segment::LOG_DIR,
+    files::LOG_DIR,
 };
 use crate::{
     CommitNumber, Position, RecordHash, Revision, TeamId, Timestamp,

@@ -1,9 +1,6 @@
 //! Where each commit stands in a segment: four bytes a commit, and the positions of every 32nd.
 
-use super::{
-    frame::SEGMENT_HEADER_LEN,
-    segment::{Frames, Segment},
-};
+use super::{frame::SEGMENT_HEADER_LEN, frames::Frames, segment::Segment};
 use crate::{Commit, CommitNumber, Position, store::ReadError};
 
 /// One position is kept for so many commits.

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     disk::{Disk, RealDisk},
+    files::LogFiles,
     recover::{self, Hashing, Recovered},
-    segment::LogFiles,
     view::{FileFollow, Shared, View},
 };
 use crate::{

@@ -8,10 +8,13 @@
 //!   that is not as it was written is refused, with file, offset and position.
 
 mod checked;
+mod files;
 mod frame;
+mod frames;
 mod index;
 mod keeper;
 mod log;
+mod opening;
 mod recover;
 mod segment;
 mod slots;
@@ -24,39 +27,31 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-pub use self::{
-    checked::Checked,
-    frame::Frame,
-    log::FileLog,
-    segment::{Frames, LogFiles, Segment},
-};
+pub use self::{checked::Checked, files::LogFiles, frame::Frame, frames::Frames, log::FileLog, segment::Segment};
 use self::{
-    frame::SegmentHeader,
-    index::SegmentIndex,
+    files::LOG_DIR,
     keeper::{Inbox, Keeper},
+    opening::{Opened, Opening, create_dirs, newest_operations, take_lock},
     recover::Recovered,
-    segment::{LOCK, LOG_DIR, Tail, Torn, file_name, list},
-    slots::{Signed, Slots},
-    space::{Space, Spare},
+    slots::Slots,
+    space::Space,
     view::{FileFollow, Shared, View},
     writer::{Submitted, Writer},
 };
 use super::{
-    AppendError, Appended, Damage, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
-    disk::{self, Disk, DiskFile, Lock, RealDisk},
-    sequence::{Books, OPERATIONS_MAX, Operations, Pending, Prepared},
+    AppendError, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
+    disk::{self, Disk, Lock, RealDisk},
+    sequence::{Books, Pending, Prepared},
 };
 use crate::{
     Commit, CommitNumber, Position, TeamId,
-    head::{HeadError, HeadSigner, TreeHead},
+    head::{HeadSigner, TreeHead},
     record::StreamHead,
 };
 
-/// How long an opening waits for the lock: a reader may hold it for an instant to see whether it is free.
-const LOCK_WAIT: Duration = Duration::from_millis(50);
 /// The longest segment, in bytes: offsets in it have 32 bits.
 const SEGMENT_LEN_MAX: u64 = 1 << 31;
 
@@ -252,164 +247,6 @@ impl Store for FileStore {
     fn stream_head(&self, team: TeamId) -> Result<Option<StreamHead>, ReadError> {
         Ok(self.shared.read().books.streams.get(&team).copied())
     }
-}
-
-/// What an opening works with.
-struct Opening<'a> {
-    disk: Arc<dyn Disk>,
-    dir: &'a Path,
-    log: &'a Path,
-    signer: &'a HeadSigner,
-    options: &'a Options,
-}
-
-/// A log that was found whole, and mended where a crash had left it unfinished.
-struct Opened {
-    recovered: Recovered,
-    signed: Signed,
-    recovery: Recovery,
-    spare: Arc<Spare>,
-}
-
-impl Opening<'_> {
-    fn open(&self) -> Result<Opened, ReadError> {
-        let Self { disk, dir, log, .. } = self;
-        let disk: &dyn Disk = &**disk;
-        let verifier = self.signer.verifier();
-        let known = slots::load_verifier(disk, dir)?;
-        if known.as_ref().is_some_and(|known| *known != verifier) {
-            return Err(ReadError::TreeHead { file: dir.join(slots::VERIFIER), what: HeadError::Key });
-        }
-        let signed = Signed::load(disk, log, &verifier)?;
-        let mut segments = list(disk, dir, Tail::Torn)?;
-        // The key is written last, when a log is made: without it and without commits, the making was cut short.
-        let created = known.is_none() && signed.heads.iter().all(|head| head.size == 0);
-        let signed_head = match signed.newest(log) {
-            Err(_) if created => None,
-            newest => Some(newest?),
-        };
-        let missing = |number| ReadError::Damaged {
-            file: log.join(file_name(number)),
-            offset: 0,
-            position: Position(0),
-            what: Damage::Missing,
-        };
-        if segments.is_empty() && !created {
-            return Err(missing(CommitNumber(0)));
-        }
-        let recovered = (!segments.is_empty())
-            .then(|| recover::recover(&segments, &signed.heads, Checked::load(disk, log)))
-            .transpose()?;
-        if let Some(recovered) = &recovered
-            && signed_head.is_none()
-            && recovered.head.commits.0 > 0
-        {
-            // Commits were acknowledged only when there was a signed head.
-            signed.newest(log)?;
-        }
-        // From here on the disk is written to.
-        let io = |error| io_error(log, error);
-        let spare = Arc::new(Spare::open(self.disk.clone(), log, self.options).map_err(io)?);
-        let recovered = match recovered {
-            Some(recovered) => recovered,
-            None => {
-                self.begin(&spare).map_err(io)?;
-                segments = list(disk, dir, Tail::Torn)?;
-                recover::recover(&segments, &signed.heads, None)?
-            }
-        };
-        let trimmed = self.mend(&recovered, signed_head.map_or(0, |head| head.size))?;
-        let recovery = Recovery {
-            created,
-            head: recovered.head,
-            trimmed,
-            signed: signed_head,
-            unreadable_heads: signed.unreadable.iter().map(|(path, _)| path.clone()).collect(),
-            hashed_from: recovered.hashed_from,
-        };
-        Ok(Opened { recovered, signed, recovery, spare })
-    }
-
-    /// Makes the first segment.
-    fn begin(&self, spare: &Spare) -> io::Result<()> {
-        let header = SegmentHeader { first_commit: CommitNumber(0), first_position: Position(0) };
-        let path = self.log.join(file_name(CommitNumber(0)));
-        spare.take(&header, &path)?.map(drop).ok_or_else(|| io::ErrorKind::StorageFull.into())
-    }
-
-    /// Makes durable what the last process may have left half-way.
-    fn mend(&self, recovered: &Recovered, signed_size: u64) -> Result<Option<Trimmed>, ReadError> {
-        let Some(last) = recovered.segments.last() else { return Ok(None) };
-        let path = last.segment.path();
-        let io = |error| io_error(path, error);
-        let file = self.disk.open(path, true).map_err(io)?;
-        let trimmed = recovered.torn.as_ref().map(|Torn { offset, end, .. }| Trimmed {
-            file: path.to_owned(),
-            offset: *offset,
-            len: end - offset,
-            position: recovered.head.position,
-        });
-        if let Some(Trimmed { offset, len, .. }) = trimmed {
-            file.zero(offset, offset + len).map_err(io)?;
-        }
-        if recovered.head.position.0 > signed_size {
-            // These frames can be read, but may never have reached the disk: their sync had not returned, or had
-            // failed, and a second sync of unchanged pages says nothing. So they are written again.
-            let batch_start = recovered.batch_start.max(last.segment.first_commit());
-            let start = last.place(batch_start).map_or(last.end, |place| place.offset());
-            rewrite(&*file, start, last.end).map_err(io)?;
-        }
-        file.sync().map_err(io)?;
-        Ok(trimmed)
-    }
-}
-
-fn rewrite(file: &dyn DiskFile, start: u64, end: u64) -> io::Result<()> {
-    let mut bytes = vec![0; (end - start) as usize];
-    if file.read_full_at(&mut bytes, start)? < bytes.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    file.write_all_at(&bytes, start)
-}
-
-fn create_dirs(disk: &dyn Disk, dir: &Path, log: &Path) -> io::Result<()> {
-    if disk.list(log).is_ok() {
-        return Ok(());
-    }
-    disk.create_dir(log)?;
-    disk.sync_dir(dir)?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent),
-        _ => Ok(()),
-    }
-}
-
-fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Lock, ReadError> {
-    let file = dir.join(LOCK);
-    let deadline = Instant::now() + LOCK_WAIT;
-    loop {
-        match disk.try_lock(&file) {
-            Ok(Some(lock)) => return Ok(lock),
-            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
-            Ok(None) => return Err(ReadError::Locked { file }),
-            Err(error) => return Err(ReadError::Io { file, error }),
-        }
-    }
-}
-
-/// Where the newest commits' operations went, so that a retry after a restart is recognised.
-fn newest_operations(segments: &[SegmentIndex], commits: CommitNumber) -> Result<Operations, ReadError> {
-    let mut operations = Operations::default();
-    let from = CommitNumber(commits.0.saturating_sub(OPERATIONS_MAX as u64));
-    for index in segments.iter().filter(|index| index.end_commit() > from) {
-        let Some(place) = index.place(from.max(index.segment.first_commit())) else { continue };
-        let mut frames = place.frames(place.read()?.first_position, index.end);
-        while let Some(frame) = frames.next()? {
-            let (number, first_position) = (frame.number, frame.first_position);
-            operations.insert(frame.commit.operation(), Appended { number, first_position, repeated: false });
-        }
-    }
-    Ok(operations)
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

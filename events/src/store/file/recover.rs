@@ -10,11 +10,7 @@ use std::{
     thread,
 };
 
-use super::{
-    checked::Checked,
-    index::SegmentIndex,
-    segment::{Segment, Torn},
-};
+use super::{checked::Checked, frames::Torn, index::SegmentIndex, segment::Segment};
 use crate::{
     CommitNumber, Position, TeamId, Timestamp,
     head::TreeHead,

@@ -16,8 +16,9 @@ use std::{
 use super::{
     Options,
     disk::{Disk, DiskFile, is_full},
+    files::file_name,
     frame::{SEGMENT_HEADER_LEN, SegmentHeader},
-    segment::{Segment, file_name},
+    segment::Segment,
 };
 
 const SPARE: &str = "spare";

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{index::SegmentIndex, segment::Frames};
+use super::{frames::Frames, index::SegmentIndex};
 use crate::{
     Commit, CommitNumber, Position,
     store::{Follow, Head, ReadError, sequence::Books},

@@ -7,10 +7,17 @@ mod released;
 mod rot;
 mod sim;
 
-use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use super::*;
-use crate::store::contract::{self, Author, read_whole};
+use super::{files::file_name, *};
+use crate::{
+    Position,
+    head::HeadError,
+    store::{
+        Appended, Damage,
+        contract::{self, Author, read_whole},
+    },
+};
 
 /// Where the simulated ledger lies.
 const DIR: &str = "/ledger";
