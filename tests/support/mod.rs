@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+pub mod ledger;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
