@@ -10,7 +10,7 @@ pub mod pairing;
 pub mod teams;
 pub mod verify;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -23,7 +23,13 @@ use keyledger_events::Position;
 use utoipa::{OpenApi, openapi::OpenApi as Document};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Problem, health, openapi, write::POSITION_HEADER};
+use super::{
+    Problem,
+    health::{self, Readiness},
+    metrics::Metrics,
+    openapi,
+    write::POSITION_HEADER,
+};
 use crate::app::{App, Shared};
 
 /// How long a read waits for the position it asks for.
@@ -32,6 +38,18 @@ const MIN_POSITION_HEADER: HeaderName = HeaderName::from_static("ledger-min-posi
 
 /// All routes and their document.
 pub fn router(app: Shared) -> (Router, Document) {
+    let (router, document) = documented(app.readiness.clone(), app.metrics.clone()).split_for_parts();
+    let router =
+        router.merge(pages::router()).layer(middleware::from_fn_with_state(app.clone(), positions)).with_state(app);
+    (router, document)
+}
+
+/// The OpenAPI document alone; it takes no ledger to describe one.
+pub fn document() -> Document {
+    documented(Arc::default(), Arc::default()).into_openapi()
+}
+
+fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter<Shared> {
     let api = OpenApiRouter::new()
         .merge(verify::router())
         .merge(credentials::router())
@@ -41,13 +59,9 @@ pub fn router(app: Shared) -> (Router, Document) {
         .merge(members::router())
         .merge(departures::router())
         .merge(audit::router());
-    let (router, document) = OpenApiRouter::with_openapi(openapi::Document::openapi())
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
-        .merge(health::router(app.readiness.clone(), app.metrics.clone()))
-        .split_for_parts();
-    let router =
-        router.merge(pages::router()).layer(middleware::from_fn_with_state(app.clone(), positions)).with_state(app);
-    (router, document)
+        .merge(health::router(readiness, metrics))
 }
 
 /// Waits for the position a request asks for, and says in every answer how far the reader has got.
