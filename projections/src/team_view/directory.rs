@@ -166,7 +166,7 @@ impl Row {
 }
 
 /// Which rows are asked for. What is `None` or `false` does not restrict.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter<'a> {
     /// This very one.
     pub id: Option<CredentialId>,
@@ -238,6 +238,11 @@ impl Directory {
         per_page: u64,
     ) -> Page<'_> {
         let skip = page.saturating_sub(1).saturating_mul(per_page);
+        if *filter == Filter::default() {
+            let clamp = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let rows = self.rows.iter().rev().skip(clamp(skip)).take(clamp(per_page)).collect();
+            return Page { rows, total: self.rows.len() as u64 };
+        }
         let (mut rows, mut total) = (Vec::new(), 0);
         for row in self.select(filter, now, lookups) {
             if total >= skip && total - skip < per_page {
