@@ -1,6 +1,9 @@
 //! `keyledger replay`: looks at a data directory, or a copy of one, without a server and without trusting an index.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -88,7 +91,7 @@ pub fn run(command: Command, output: Output, team: Option<Uuid>) -> Result<(), F
     }
 }
 
-fn run_verify(output: Output, dir: &PathBuf, key: Option<PathBuf>, heads: &[PathBuf]) -> Result<(), Failure> {
+fn run_verify(output: Output, dir: &Path, key: Option<PathBuf>, heads: &[PathBuf]) -> Result<(), Failure> {
     let key = key.map(|file| read_key(&file)).transpose()?;
     let known_heads = heads.iter().map(read_text).collect::<Result<_, _>>()?;
     let bar = Bar::of_bytes();
@@ -137,7 +140,7 @@ fn report_text(answer: &Value, report: &Report) -> String {
     lines.join("\n")
 }
 
-fn run_as_of(output: Output, dir: &PathBuf, moment: Moment, team: Option<TeamId>) -> Result<(), Failure> {
+fn run_as_of(output: Output, dir: &Path, moment: Moment, team: Option<TeamId>) -> Result<(), Failure> {
     let log = open(dir)?;
     let bar = Bar::of_events();
     let found = bar.during(|progress| as_of::as_of(&log, moment, team, progress)).map_err(failure)?;
@@ -183,7 +186,7 @@ fn team_name(answer: &Value, team: &str) -> String {
     answer["teams"][team].as_str().map_or_else(|| team.to_owned(), str::to_owned)
 }
 
-fn run_explain(output: Output, dir: &PathBuf, name: &explain::Name, at: Option<Point>) -> Result<(), Failure> {
+fn run_explain(output: Output, dir: &Path, name: &explain::Name, at: Option<Point>) -> Result<(), Failure> {
     let log = open(dir)?;
     let moment = at.map(Moment::from).unwrap_or_default();
     let bar = Bar::of_events();
@@ -194,7 +197,7 @@ fn run_explain(output: Output, dir: &PathBuf, name: &explain::Name, at: Option<P
     Ok(())
 }
 
-fn run_diff(output: Output, dir: &PathBuf, from: Point, to: Point, team: Option<TeamId>) -> Result<(), Failure> {
+fn run_diff(output: Output, dir: &Path, from: Point, to: Point, team: Option<TeamId>) -> Result<(), Failure> {
     let log = open(dir)?;
     let bar = Bar::of_events();
     let found = bar.during(|progress| diff::diff(&log, from, to, team, progress)).map_err(failure)?;
@@ -266,7 +269,7 @@ fn changes(rows: &[Value], answer: &Value) -> String {
     )
 }
 
-fn run_rebuild(output: Output, dir: &PathBuf) -> Result<(), Failure> {
+fn run_rebuild(output: Output, dir: &Path) -> Result<(), Failure> {
     let bar = Bar::of_events();
     match bar.during(|progress| rebuild::rebuild(dir, progress)) {
         Ok(rebuilt) => {
@@ -296,7 +299,7 @@ fn moment(at: Option<Point>, known_at: Option<Position>) -> Result<Moment, Failu
     }
 }
 
-fn open(dir: &PathBuf) -> Result<FileLog, Failure> {
+fn open(dir: &Path) -> Result<FileLog, Failure> {
     if !dir.is_dir() {
         return Err(Failure::Refused(format!("{}: no such directory", dir.display())));
     }

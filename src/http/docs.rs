@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Router, routing::get};
 use http::{HeaderValue, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -42,7 +42,8 @@ pub fn json(document: &OpenApi) -> String {
     serde_json::to_string_pretty(&sorted(document)).map_or_else(|_| "{}".to_owned(), |text| text + "\n")
 }
 
-/// Makes up what handlers can't say for themselves: a name that no other operation has, and the problems' media type.
+/// Makes up what handlers can't say for themselves: a name that no other operation has, the problems'
+/// media type, and the refusals that need no handler.
 fn finish(path: &str, method: &str, operation: &mut Value) {
     let Some(operation) = operation.as_object_mut() else { return };
     if !operation.contains_key("responses") {
@@ -52,6 +53,14 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
         path.trim_start_matches("/api/v1").split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let id = std::iter::once(method).chain(words).collect::<Vec<_>>().join("_");
     operation.insert("operationId".to_owned(), id.into());
+    // What comes before any handler: a body too long or of another type, too many requests, a defect.
+    let refused = json!({
+        "description": "Any other refusal",
+        "content": { MEDIA_TYPE: { "schema": { "$ref": "#/components/schemas/Problem" } } }
+    });
+    if let Some(responses) = operation["responses"].as_object_mut() {
+        responses.entry("default").or_insert(refused);
+    }
     for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
         let content = response.get_mut("content").and_then(Value::as_object_mut);
         if let Some(content) = content.filter(|_| status.starts_with(['4', '5']))
