@@ -37,6 +37,8 @@ use keyledger_projections::{
 /// How many commits may be under way while the log is filled.
 const UNDER_WAY: usize = 4_096;
 const PAGES: usize = 200;
+/// No page is asked for longer than this: one team of all events is folded and scanned for a long time.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 fn main() {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -93,7 +95,11 @@ fn pages(store: &FileStore, dir: &Path, teams: u64) {
     let mut turn = 0;
     let mut measure = |name: &str, page: &dyn Fn(&TeamView, Option<Actor>) -> usize| {
         let (mut cold, mut warm) = (vec![], vec![]);
+        let began = Instant::now();
         for _ in 0..PAGES {
+            if began.elapsed() > PATIENCE {
+                break;
+            }
             turn = (turn + 1) % teams;
             let team = Author::new(turn).team;
             let actor = first_actor(store, &projections, team);

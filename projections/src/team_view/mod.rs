@@ -1,6 +1,7 @@
 //! What a team's own pages show: its stream, folded. Made when somebody asks and kept while it is asked for.
 
 pub mod audit;
+mod columns;
 pub mod departures;
 pub mod directory;
 
