@@ -44,6 +44,9 @@ pub struct Who {
     pub context: Option<Sealed>,
 }
 
+/// A decision on a team's state at an instant: pure, so that it may be called again.
+pub type Decide = Box<dyn Fn(&TeamState, Timestamp) -> Decision + Send>;
+
 /// One thing to decide.
 pub struct Request {
     /// Whose stream it is about.
@@ -55,7 +58,7 @@ pub struct Request {
     /// Whether it ends credentials: it may use what is kept free for that on a full disk.
     pub essential: bool,
     /// The decision. It is called again when another writer was faster.
-    pub decide: Box<dyn Fn(&TeamState, Timestamp) -> Decision + Send>,
+    pub decide: Decide,
 }
 
 /// What became of a request.

@@ -84,7 +84,7 @@ fn questions_are_answered_in_words_and_in_json() {
             Event::CredentialRevoked(e) => Some((placed.position, e.credential)),
             _ => None,
         })
-        .last()
+        .next_back()
         .unwrap();
     let dir_text = text(dir.path());
 

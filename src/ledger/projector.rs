@@ -21,9 +21,12 @@ const IDLE: Duration = Duration::from_millis(100);
 
 type Reply = oneshot::Sender<Result<Written, LedgerError>>;
 
+/// An answer that may be given once the projector has got to a position.
+type Waiting = (Position, Reply, Result<Written, LedgerError>);
+
 /// Answers that wait for the projector.
 pub(super) struct Answers {
-    waiting: Mutex<VecDeque<(Position, Reply, Result<Written, LedgerError>)>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     applied: watch::Sender<Position>,
 }
 
