@@ -86,10 +86,7 @@ fn pages(store: &FileStore, dir: &Path, teams: u64) {
     let queries: Vec<(&str, Query)> = vec![
         ("audit", Query { limit: 100, ..Query::default() }),
         ("audit of a type", Query { kind: Some(7), limit: 100, ..Query::default() }),
-        (
-            "audit of an actor",
-            Query { actor: Some(Actor::System), limit: 100, newest_first: true, ..Query::default() },
-        ),
+        ("audit newest first", Query { limit: 100, newest_first: true, ..Query::default() }),
         ("audit since", Query { from: Some(now), limit: 100, ..Query::default() }),
     ];
     let mut turn = 0;
