@@ -122,8 +122,9 @@ fn report_text(answer: &Value, report: &Report) -> String {
     lines.push(match report.unsigned_events {
         0 => format!("The signed tree heads, of {sizes} events, cover everything."),
         unsigned => {
-            let now = if report.live { " The server signs them within a second." } else { "" };
-            format!("The signed tree heads are of {sizes} events; the last {unsigned} are not signed yet.{now}")
+            let last = if unsigned == 1 { "the last one is".to_owned() } else { format!("the last {unsigned} are") };
+            let now = if report.live { " The server signs within a second." } else { "" };
+            format!("The signed tree heads are of {sizes} events; {last} not signed yet.{now}")
         }
     });
     lines.push(match report.digests_position {

@@ -68,7 +68,8 @@ pub fn write_row(
 
 /// Appends a name as rows have it.
 pub fn write_name(name: &Label, out: &mut Vec<u8>) {
-    out.extend_from_slice(&label_bytes(name));
+    // No label has a type that postcard refuses.
+    *out = postcard::to_extend(name, std::mem::take(out)).unwrap_or_default();
 }
 
 fn write_fixed(out: &mut Vec<u8>, hash: &SecretHash, id: CredentialId, binding: (TeamId, PersonId), life: Life) {

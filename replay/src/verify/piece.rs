@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use keyledger_events::{
-    CommitNumber, Position, Record, RecordHash, Revision,
+    CommitNumber, Position, Record, RecordHash, Revision, Timestamp,
     commit::CommitRef,
     record::{self, RecordHeader, StreamHead, follow_chain},
     store::{Damage, ReadError},
@@ -148,9 +148,10 @@ fn derive(placed: &Placed, body: &[u8], records: &mut Vec<Record>, subtrees: &mu
                     .map_err(|error| flaw(position, Damage::Chain { team: header.team, error }))?;
             }
         }
-        let record = Record::decode(bytes).map_err(at)?;
-        subtrees.push(leaf_hash(&leaf_data(position, record.recorded_at, &hash)));
-        records.push(record);
+        // A record is large: it is built where it stays.
+        records.push(Record::decode(bytes).map_err(at)?);
+        let recorded_at = opening.as_ref().map_or(Timestamp::default(), |first| first.recorded_at);
+        subtrees.push(leaf_hash(&leaf_data(position, recorded_at, &hash)));
         last_hash = hash;
     }
     let first = opening.ok_or_else(|| flaw(placed.first_position, Damage::Shape("commit without events".into())))?;
