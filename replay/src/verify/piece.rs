@@ -19,6 +19,8 @@ pub(super) const PIECE_LEN: usize = 512 * 1024;
 /// See the module. Its vectors are used again and again.
 #[derive(Default)]
 pub(super) struct Piece {
+    /// Which thread fills it.
+    pub owner: usize,
     /// Its place in the order.
     pub sequence: u64,
     /// Which file of the source it is from.
@@ -63,6 +65,11 @@ pub(super) struct Ready<'a> {
 }
 
 impl Piece {
+    /// An empty one.
+    pub fn of(owner: usize) -> Self {
+        Self { owner, ..Self::default() }
+    }
+
     /// Makes room for other commits.
     pub fn reset(&mut self) {
         self.end = None;

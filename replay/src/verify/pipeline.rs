@@ -22,19 +22,16 @@ const PIECES_PER_THREAD: usize = 3;
 
 struct Reader<'a> {
     source: &'a mut dyn Source,
-    /// Empty pieces, used again.
-    empty: mpsc::Receiver<Piece>,
     sequence: u64,
     ended: bool,
 }
 
 impl Reader<'_> {
-    fn next(&mut self) -> Option<Piece> {
+    /// Fills a piece; none at the end.
+    fn fill(&mut self, mut piece: Piece) -> Option<Piece> {
         if self.ended {
             return None;
         }
-        // Whoever folds has given up if this fails. While it waits, every piece with a smaller number is under way.
-        let mut piece = self.empty.recv().ok()?;
         piece.reset();
         match self.source.fill(&mut piece) {
             Ok(true) => {}
@@ -57,15 +54,22 @@ pub(super) fn run<E>(
     mut fold: impl FnMut(&mut Piece) -> Result<(), E>,
 ) -> Result<(), E> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let (give_back, empty) = mpsc::channel();
-    let reader = Mutex::new(Reader { source, empty, sequence: 0, ended: false });
+    let reader = Mutex::new(Reader { source, sequence: 0, ended: false });
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
-        for _ in 0..threads {
+        // Owned in here: dropped with this closure, they tell the threads that nobody folds any more.
+        let mut give_back = Vec::with_capacity(threads);
+        for owner in 0..threads {
             let (sender, reader) = (sender.clone(), &reader);
+            // A thread gets its own pieces back, so that what it has allocated is freed where it came from.
+            let (own, empty) = mpsc::channel();
+            for _ in 0..PIECES_PER_THREAD {
+                let _ = own.send(Piece::of(owner));
+            }
+            give_back.push(own);
             scope.spawn(move || {
-                loop {
-                    let piece = reader.lock().unwrap_or_else(PoisonError::into_inner).next();
+                while let Ok(piece) = empty.recv() {
+                    let piece = reader.lock().unwrap_or_else(PoisonError::into_inner).fill(piece);
                     let Some(mut piece) = piece else { break };
                     piece.derive(cuts);
                     if sender.send(piece).is_err() {
@@ -75,11 +79,6 @@ pub(super) fn run<E>(
             });
         }
         drop(sender);
-        // Owned in here: dropped with the scope's closure, it tells readers that nobody folds any more.
-        let give_back = give_back;
-        for _ in 0..threads * PIECES_PER_THREAD {
-            let _ = give_back.send(Piece::default());
-        }
         let mut early = BTreeMap::new();
         let mut expected = 0;
         for piece in receiver {
@@ -87,7 +86,7 @@ pub(super) fn run<E>(
             while let Some(mut piece) = early.remove(&expected) {
                 expected += 1;
                 fold(&mut piece)?;
-                let _ = give_back.send(piece);
+                let _ = give_back[piece.owner].send(piece);
             }
         }
         Ok(())
