@@ -25,7 +25,7 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -237,6 +237,7 @@ impl Store for FileStore {
             Err(refused) => return Ticket::settled(Err(refused)),
         };
         let (settler, ticket) = Ticket::new();
+        self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
         let sent = self.sender.as_ref().map(|sender| sender.send(Submitted { prepared, settler }));
         match sent {
             Some(Ok(())) => ticket,

@@ -33,6 +33,8 @@ pub(super) struct Shared {
     gate: Mutex<()>,
     grown: Condvar,
     waiting: AtomicUsize,
+    /// How many proposals were handed in and not answered yet.
+    pub in_flight: AtomicUsize,
     fatal: OnceLock<String>,
 }
 
@@ -43,6 +45,7 @@ impl Shared {
             gate: Mutex::default(),
             grown: Condvar::new(),
             waiting: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             fatal: OnceLock::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, SyncSender, TryRecvError},
     },
     time::{Duration, Instant},
@@ -24,8 +25,8 @@ use crate::store::{
 /// A batch is written when it has grown to so many bytes, whoever else is waiting.
 const BATCH_LEN_MAX: usize = 4 << 20;
 
-/// How long the thread stays awake after a batch.
-const AWAKE: Duration = Duration::from_micros(30);
+/// How long a batch waits at most for those who were under way together with the last one.
+const GATHER: Duration = Duration::from_micros(100);
 
 pub(super) type Settler = SyncSender<Result<Appended, AppendError>>;
 
@@ -47,6 +48,8 @@ pub(super) struct Writer {
     batch: Vec<Batched>,
     /// Retries of what is in the batch: answered with it.
     repeats: Vec<(Settler, Appended)>,
+    /// How many proposals were under way when the last sync returned.
+    in_flight: usize,
     /// Whether the spare was asked for since the segment was begun.
     spare_wanted: bool,
 }
@@ -63,15 +66,33 @@ impl Writer {
     /// Goes on where `space` and `pending` stand.
     pub fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, space: Space, pending: Pending) -> Self {
         let (frames, batch, repeats) = (Vec::new(), Vec::new(), Vec::new());
-        Self { shared, inbox, space, pending, frames, batch, repeats, spare_wanted: false }
+        Self { shared, inbox, space, pending, frames, batch, repeats, in_flight: 0, spare_wanted: false }
     }
 
     /// Works until nobody can submit any more.
     pub fn run(mut self, receiver: &Receiver<Submitted>) {
-        while let Some(first) = next(receiver) {
-            self.take(first);
-            while let Ok(next) = receiver.try_recv() {
-                self.take(next);
+        loop {
+            // Whoever has just been answered often comes back at once. Met awake, and together with the others, they
+            // share one sync and cost no wake-up of this thread.
+            let (begun, mut received) = (Instant::now(), 0);
+            while received < self.in_flight {
+                match receiver.try_recv() {
+                    Ok(submitted) => {
+                        self.take(submitted);
+                        received += 1;
+                    }
+                    Err(TryRecvError::Empty) if begun.elapsed() < GATHER => std::thread::yield_now(),
+                    Err(_) => break,
+                }
+            }
+            if received == 0 {
+                match receiver.recv() {
+                    Ok(submitted) => self.take(submitted),
+                    Err(_) => return,
+                }
+            }
+            while let Ok(submitted) = receiver.try_recv() {
+                self.take(submitted);
             }
             self.flush();
         }
@@ -84,16 +105,16 @@ impl Writer {
             None => self.pending.judge(&self.shared.read().books, &prepared),
         };
         let at = match judged {
-            Err(refused) => return settle(&settler, Err(refused)),
+            Err(refused) => return self.settle(&settler, Err(refused)),
             Ok(known) if known.repeated && self.batch.first().is_some_and(|first| known.number >= first.at.number) => {
                 return self.repeats.push((settler, known));
             }
-            Ok(known) if known.repeated => return settle(&settler, Ok(known)),
+            Ok(known) if known.repeated => return self.settle(&settler, Ok(known)),
             Ok(at) => at,
         };
         let frame_len = frame::frame_len(prepared.body.bytes().len());
         if let Err(refused) = self.make_room(frame_len, &prepared, at) {
-            return settle(&settler, Err(refused));
+            return self.settle(&settler, Err(refused));
         }
         let body = prepared.body.bytes();
         frame::encode(&mut self.frames, at.number, at.first_position, self.batch.len() as u32, body);
@@ -151,12 +172,15 @@ impl Writer {
             Err(WriteError::Failed(error)) => Err(self.poison(&error)),
         };
         self.frames.clear();
+        self.in_flight = self.shared.in_flight.load(Ordering::Relaxed);
         match outcome {
             Ok(()) => self.publish(),
             Err(error) => {
                 self.pending.reset(&self.shared.read().books);
-                self.batch.drain(..).for_each(|batched| settle(&batched.settler, Err(error.clone())));
-                self.repeats.drain(..).for_each(|(settler, _)| settle(&settler, Err(error.clone())));
+                let batch = std::mem::take(&mut self.batch);
+                batch.iter().for_each(|batched| self.settle(&batched.settler, Err(error.clone())));
+                let repeats = std::mem::take(&mut self.repeats);
+                repeats.iter().for_each(|(settler, _)| self.settle(settler, Err(error.clone())));
             }
         }
     }
@@ -177,7 +201,7 @@ impl Writer {
         drop(view);
         self.shared.announce();
         answers.append(&mut self.repeats);
-        answers.into_iter().for_each(|(settler, at)| settle(&settler, Ok(at)));
+        answers.into_iter().for_each(|(settler, at)| self.settle(&settler, Ok(at)));
         if !self.spare_wanted && self.space.wants_spare() {
             self.spare_wanted = true;
             self.inbox.want_spare();
@@ -189,23 +213,10 @@ impl Writer {
         self.shared.poison(format!("the log can't be written: {error}"));
         AppendError::Fatal(self.shared.fatal().unwrap_or_default().to_owned())
     }
-}
 
-/// The next proposal; none once nobody can submit any more. Whoever has just been answered often comes back at once, and
-/// is met awake: going to sleep and being woken would cost a lone writer a tenth of its rate.
-fn next(receiver: &Receiver<Submitted>) -> Option<Submitted> {
-    let begun = Instant::now();
-    while begun.elapsed() < AWAKE {
-        match receiver.try_recv() {
-            Ok(submitted) => return Some(submitted),
-            Err(TryRecvError::Empty) => std::hint::spin_loop(),
-            Err(TryRecvError::Disconnected) => return None,
-        }
+    fn settle(&self, settler: &Settler, outcome: Result<Appended, AppendError>) {
+        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // Whoever gave the ticket up is not told.
+        let _ = settler.send(outcome);
     }
-    receiver.recv().ok()
-}
-
-fn settle(settler: &Settler, outcome: Result<Appended, AppendError>) {
-    // Whoever gave the ticket up is not told.
-    let _ = settler.send(outcome);
 }
