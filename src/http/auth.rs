@@ -20,6 +20,7 @@ use super::{
 use crate::{
     app::{App, Shared},
     ledger::Who,
+    scrub::scrub,
 };
 
 /// The browser's cookie.
@@ -47,7 +48,7 @@ impl Origin {
         let user_agent = text(&parts.headers, header::USER_AGENT.as_str()).unwrap_or_default();
         // Header text that converts to a string is visible ASCII: a byte is a character.
         let user_agent =
-            user_agent.chars().filter(|c| c.is_ascii() && !c.is_control()).take(USER_AGENT_LEN_MAX).collect();
+            scrub(user_agent).chars().filter(|c| c.is_ascii() && !c.is_control()).take(USER_AGENT_LEN_MAX).collect();
         let correlation = parts.extensions.get::<RequestId>().map_or_else(Uuid::nil, |id| id.0);
         Self { address, user_agent, correlation: correlation.into() }
     }

@@ -98,6 +98,7 @@ async fn query(
 }
 
 #[derive(Deserialize, Validate, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ExportQuery {
     /// `jsonl`: one event a line.
