@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use ureq::{
     Agent,
-    http::{Request, Uri},
+    http::{HeaderValue, Request, Uri},
 };
 
 /// How long a start, a shutdown or a condition may take on a busy machine.
@@ -219,6 +219,8 @@ fn agent() -> Agent {
         .max_redirects_will_error(false)
         .allow_non_standard_methods(true)
         .timeout_global(Some(PATIENCE))
+        // An answer may come before its request's body was read, and then the connection ends with it.
+        .max_idle_connections(0)
         .build()
         .new_agent()
 }
@@ -260,7 +262,7 @@ impl Api {
             request = request.header("Content-Type", "application/json");
         }
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let what = format!("{method} {path}");
         let response = if body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE") {
@@ -268,7 +270,7 @@ impl Api {
         } else {
             self.agent.run(request.body(body).unwrap())
         };
-        let mut response = response.ok()?;
+        let mut response = response.inspect_err(|error| eprintln!("{what}: {error}")).ok()?;
         let headers = response.headers().iter();
         let headers =
             headers.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
