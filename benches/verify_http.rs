@@ -104,6 +104,8 @@ fn start_ledger(dir: &Path, port: u16) -> (Server, String) {
     let mut child = pinned(binary, "0")
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--log-filter", "warn", "--data"])
         .arg(dir.join("data"))
+        // One worker for one core, as the others have.
+        .env("TOKIO_WORKER_THREADS", "1")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -178,6 +178,8 @@ impl<F: FastPath> Server<F> {
         let mut http = pin!(
             http1::Builder::new()
                 .header_read_timeout(None)
+                // Answers are small: copying one behind its head costs less than a vectored write's set-up.
+                .writev(false)
                 .max_header_size(self.limits.header_bytes_max)
                 .max_buf_size(self.limits.header_bytes_max.max(16 * 1024))
                 .serve_connection(TokioIo::new(Watched::new(stream, Arc::clone(connection))), service)
