@@ -273,3 +273,23 @@ pub(crate) fn write_digests(dir: &Path, digests: &Digests) -> Result<(), Checkpo
     };
     write().map_err(|error| CheckpointError::Io { path: path.clone(), error })
 }
+
+/// Rows written one behind the other into chunks of about `target_len` bytes; no row is split.
+pub(crate) fn chunked<R>(
+    rows: impl Iterator<Item = R>,
+    target_len: usize,
+    mut append: impl FnMut(R, Vec<u8>) -> Vec<u8>,
+) -> Vec<Vec<u8>> {
+    let mut chunks = vec![];
+    let mut chunk = Vec::new();
+    for row in rows {
+        chunk = append(row, chunk);
+        if chunk.len() >= target_len {
+            chunks.push(std::mem::take(&mut chunk));
+        }
+    }
+    if !chunk.is_empty() {
+        chunks.push(chunk);
+    }
+    chunks
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use keyledger_events::{Event, PersonId, Record, TeamId, Timestamp, event::Role, seal::Label};
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, checkpoint::chunked};
 
 /// All persons and teams. Changed by the projector only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -206,18 +206,7 @@ impl People {
 
     /// The checkpoint: chunks of about `target_len` bytes, for [`People::restore`].
     pub(crate) fn chunks(&self, target_len: usize) -> Vec<Vec<u8>> {
-        let mut chunks = vec![];
-        let mut chunk = Vec::new();
-        for row in self.rows() {
-            chunk = postcard::to_extend(&row, chunk).unwrap_or_default();
-            if chunk.len() >= target_len {
-                chunks.push(std::mem::take(&mut chunk));
-            }
-        }
-        if !chunk.is_empty() {
-            chunks.push(chunk);
-        }
-        chunks
+        chunked(self.rows(), target_len, |row, chunk| postcard::to_extend(&row, chunk).unwrap_or_default())
     }
 
     /// The people of a checkpoint; `None` if the bytes are not one.

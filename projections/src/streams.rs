@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use keyledger_events::{CommitNumber, RecordHash, Revision, TeamId, record::StreamHead};
 
-use crate::Digest;
+use crate::{Digest, checkpoint::chunked};
 
 /// Bytes of a checkpoint's row before its commit numbers.
 const ROW_LEN: usize = 16 + 8 + 32 + 8 + 8 + 8 + 4;
@@ -120,9 +120,7 @@ impl Streams {
 
     /// The checkpoint: chunks of about `target_len` bytes (more if one team's list is longer), for [`Streams::restore`].
     pub(crate) fn chunks(&self, target_len: usize) -> Vec<Vec<u8>> {
-        let mut chunks = vec![];
-        let mut chunk = Vec::new();
-        for (team, stream) in self.iter() {
+        chunked(self.iter(), target_len, |(team, stream), mut chunk| {
             chunk.extend_from_slice(team.as_bytes());
             chunk.extend_from_slice(&stream.head.revision.0.to_le_bytes());
             chunk.extend_from_slice(&stream.head.hash.0);
@@ -131,14 +129,8 @@ impl Streams {
             chunk.extend_from_slice(&stream.last.0.to_le_bytes());
             chunk.extend_from_slice(&(stream.distances.len() as u32).to_le_bytes());
             chunk.extend_from_slice(&stream.distances);
-            if chunk.len() >= target_len {
-                chunks.push(std::mem::take(&mut chunk));
-            }
-        }
-        if !chunk.is_empty() {
-            chunks.push(chunk);
-        }
-        chunks
+            chunk
+        })
     }
 
     /// The streams of a checkpoint; `None` if the bytes are not one.
