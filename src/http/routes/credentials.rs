@@ -8,12 +8,12 @@ use axum::{
 use garde::Validate;
 use http::{HeaderValue, StatusCode, header};
 use keyledger_events::{
-    CredentialId, PersonId, TeamId, Timestamp,
+    CredentialId, PersonId, Revision, TeamId, Timestamp,
     credential::{Issue, IssueService, KeyMaterial, OVERLAP_SECONDS_MAX, Revoke, Revoker, Rotate},
     event::{Event, RevokeReason},
     seal::{Label, Sealed},
     secret::{Kind, Secret},
-    team::{Refusal, TeamState},
+    team::{Decision, Refusal, TeamState},
 };
 use keyledger_projections::team_view::{
     TeamView, Until,
@@ -199,12 +199,8 @@ async fn rotate(
         expires_in_days: body.expires_in_days,
         key,
     };
-    let if_match = conditions.if_match;
-    let decide = move |team: &TeamState, now| {
-        unchanged(team, credential, if_match)?;
-        command.clone().decide(team, now)
-    };
-    let written = write.run(&app, decide).await.map_err(|problem| precondition(problem, if_match.is_some()))?;
+    let decide = move |team: &TeamState, now| command.clone().decide(team, now);
+    let written = if_unchanged(&app, write, credential, conditions.if_match, decide).await?;
     issued(&app, &written, secret)
 }
 
@@ -235,12 +231,8 @@ async fn revoke(
         reason: RevokeReason::Requested,
         note: body.reason.map(Note::into_string).filter(|reason| !reason.is_empty()),
     };
-    let if_match = conditions.if_match;
-    let decide = move |team: &TeamState, now| {
-        unchanged(team, credential, if_match)?;
-        command.clone().decide(team, now)
-    };
-    let written = write.run(&app, decide).await.map_err(|problem| precondition(problem, if_match.is_some()))?;
+    let decide = move |team: &TeamState, now| command.clone().decide(team, now);
+    let written = if_unchanged(&app, write, credential, conditions.if_match, decide).await?;
     Ok(at_position(StatusCode::NO_CONTENT.into_response(), written.position))
 }
 
@@ -401,19 +393,21 @@ fn issued(app: &App, written: &Written, secret: Secret) -> Result<Response, Prob
     Ok(at_position(response, written.position))
 }
 
-/// Judges `If-Match` where the decision is made, so that nothing can come between.
-fn unchanged(
-    team: &TeamState,
+/// Writes under `If-Match`, which is judged where the decision is made: nothing can come between.
+async fn if_unchanged(
+    app: &App,
+    write: Write,
     credential: CredentialId,
-    if_match: Option<keyledger_events::Revision>,
-) -> Result<(), Refusal> {
-    match (if_match, team.credentials.get(&credential)) {
+    if_match: Option<Revision>,
+    decide: impl Fn(&TeamState, Timestamp) -> Decision + Send + 'static,
+) -> Result<Written, Problem> {
+    let decide = move |team: &TeamState, now| match (if_match, team.credentials.get(&credential)) {
         (Some(expected), Some(key)) if key.revision != expected => Err(Refusal::Stale { actual: key.revision }),
-        _ => Ok(()),
-    }
-}
-
-/// A stale `If-Match` is 412 (RFC 9110 §13.1.1), where a stale member of the body is 409.
-fn precondition(problem: Problem, conditional: bool) -> Problem {
-    if conditional && problem.code() == "stale_revision" { Problem::precondition_failed() } else { problem }
+        _ => decide(team, now),
+    };
+    // A stale `If-Match` is 412 (RFC 9110 §13.1.1), where a stale member of a body is 409.
+    write.run(app, decide).await.map_err(|problem| match problem.code() {
+        "stale_revision" if if_match.is_some() => Problem::precondition_failed(),
+        _ => problem,
+    })
 }
