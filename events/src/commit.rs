@@ -10,8 +10,9 @@ use crate::{
     seal::Sealed,
 };
 
-/// The commit format this crate writes.
-pub const COMMIT_FORMAT: u8 = 1;
+/// The commit format this crate writes. Never the number of a record format: what is hashed for a first record, which
+/// begins with it, can't be taken for a record.
+pub const COMMIT_FORMAT: u8 = 129;
 /// Bytes before the first record.
 const FIXED_LEN: usize = 51;
 /// The longest commit body, in bytes. It fits a NATS message (1 MiB by default) with its headers.
@@ -94,8 +95,9 @@ impl CommitBody {
             }
             .encode();
             out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-            previous = record::hash(&bytes);
+            let start = out.len();
             out.extend_from_slice(&bytes);
+            previous = RecordRef { commit: &out, start, end: out.len() }.hash();
             next = next.next();
         }
         (Self(out.into()), StreamHead { revision: Revision(next.0 - 1), hash: previous })
@@ -184,14 +186,14 @@ impl<'a> CommitRef<'a> {
         RequestDigest(digest)
     }
 
-    /// The bytes of its records, in order.
-    pub fn records(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut rest = &self.bytes[FIXED_LEN..];
+    /// Its records, in order.
+    pub fn records(&self) -> impl Iterator<Item = RecordRef<'a>> + use<'a> {
+        let (commit, mut at) = (self.bytes, FIXED_LEN);
         std::iter::from_fn(move || {
-            let len = u32::from_le_bytes(*rest.first_chunk::<4>()?) as usize;
-            let record = rest.get(4..4 + len)?;
-            rest = &rest[4 + len..];
-            Some(record)
+            let len = u32::from_le_bytes(*commit.get(at..)?.first_chunk::<4>()?) as usize;
+            let start = at + 4;
+            at = start.checked_add(len).filter(|end| *end <= commit.len())?;
+            Some(RecordRef { commit, start, end: at })
         })
     }
 
@@ -200,7 +202,30 @@ impl<'a> CommitRef<'a> {
     /// # Errors
     /// [`RecordError`] if the view was not made by [`CommitRef::parse`].
     pub fn first(&self) -> Result<RecordHeader, RecordError> {
-        RecordHeader::decode(self.records().next().unwrap_or_default())
+        RecordHeader::decode(self.records().next().map_or(&[], |record| record.bytes()))
+    }
+}
+
+/// A record where it lies in its commit.
+#[derive(Clone, Copy)]
+pub struct RecordRef<'a> {
+    commit: &'a [u8],
+    start: usize,
+    end: usize,
+}
+
+impl<'a> RecordRef<'a> {
+    /// Its own bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        &self.commit[self.start..self.end]
+    }
+
+    /// BLAKE3 of it: what the next record of the team names, and what the tree's leaf holds. A commit's first record is
+    /// hashed together with all that stands before it, so that the operation id, the digest of the request and where
+    /// the commit ends are as provable as the events.
+    pub fn hash(&self) -> RecordHash {
+        let from = if self.start == FIXED_LEN + 4 { 0 } else { self.start };
+        RecordHash(*blake3::hash(&self.commit[from..self.end]).as_bytes())
     }
 }
 
@@ -223,14 +248,12 @@ impl Commit {
 
     /// Its events, decoded, each with its position, hash and number of bytes.
     pub fn records(&self) -> impl Iterator<Item = Result<PlacedRecord, RecordError>> + '_ {
-        self.body.view().records().zip(self.first_position.0..).map(|(bytes, position)| {
-            Ok(
-                PlacedRecord {
-                    position: Position(position),
-                    hash: record::hash(bytes),
-                    record: Record::decode(bytes)?,
-                },
-            )
+        self.body.view().records().zip(self.first_position.0..).map(|(record, position)| {
+            Ok(PlacedRecord {
+                position: Position(position),
+                hash: record.hash(),
+                record: Record::decode(record.bytes())?,
+            })
         })
     }
 }
@@ -240,7 +263,7 @@ impl Commit {
 pub struct PlacedRecord {
     /// Where.
     pub position: Position,
-    /// BLAKE3 of its bytes.
+    /// See [`RecordRef::hash`].
     pub hash: RecordHash,
     /// What.
     pub record: Record,

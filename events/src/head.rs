@@ -6,13 +6,11 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
-use sha2::{Digest, Sha256};
 
-use crate::tree::NodeHash;
-
-/// Signed-note's number for Ed25519.
-const ED25519: u8 = 1;
+use crate::{
+    note::{Algorithm, Note, NoteError, NoteSigner, NoteVerifier},
+    tree::NodeHash,
+};
 
 /// Size and root of the tree over all positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +22,8 @@ pub struct TreeHead {
 }
 
 /// A ledger's name and signing key.
-pub struct HeadSigner {
-    origin: String,
-    key: SigningKey,
-}
+#[derive(Debug)]
+pub struct HeadSigner(NoteSigner);
 
 impl HeadSigner {
     /// `origin` is the ledger's name, without spaces, plus signs or line breaks; `seed` is 32 random bytes.
@@ -35,52 +31,29 @@ impl HeadSigner {
     /// # Errors
     /// [`HeadError::Origin`].
     pub fn new(origin: &str, seed: &[u8; 32]) -> Result<Self, HeadError> {
-        check_origin(origin)?;
-        Ok(Self { origin: origin.to_owned(), key: SigningKey::from_bytes(seed) })
+        NoteSigner::new(origin, seed).map(Self).map_err(|_| HeadError::Origin)
     }
 
     /// Whoever holds this can check the signatures.
     pub fn verifier(&self) -> HeadVerifier {
-        HeadVerifier { origin: self.origin.clone(), key: self.key.verifying_key() }
+        HeadVerifier(self.0.verifier())
     }
 
     /// The head as a signed note.
     pub fn sign(&self, head: &TreeHead) -> String {
-        let text = format!("{}\n{}\n{}\n", self.origin, head.size, BASE64.encode(head.root.0));
-        let verifier = self.verifier();
-        let mut signature = verifier.key_id().to_vec();
-        signature.extend_from_slice(&self.key.sign(text.as_bytes()).to_bytes());
-        format!("{text}\n— {} {}\n", self.origin, BASE64.encode(signature))
-    }
-}
-
-impl fmt::Debug for HeadSigner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HeadSigner({})", self.origin)
+        self.0.sign(&format!("{}\n{}\n{}\n", self.0.name(), head.size, BASE64.encode(head.root.0)))
     }
 }
 
 /// A ledger's name and public key: what an auditor pins. Its text is a signed-note verifier key,
 /// `origin+keyid+base64`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct HeadVerifier {
-    origin: String,
-    key: VerifyingKey,
-}
+pub struct HeadVerifier(NoteVerifier);
 
 impl HeadVerifier {
     /// The ledger's name.
     pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    fn key_id(&self) -> [u8; 4] {
-        let digest = Sha256::new()
-            .chain_update(&self.origin)
-            .chain_update([b'\n', ED25519])
-            .chain_update(self.key.as_bytes())
-            .finalize();
-        [digest[0], digest[1], digest[2], digest[3]]
+        self.0.name()
     }
 
     /// Reads and checks a signed note. Other signatures than ours (witnesses') may stand in it.
@@ -88,47 +61,27 @@ impl HeadVerifier {
     /// # Errors
     /// [`HeadError`].
     pub fn verify(&self, note: &str) -> Result<TreeHead, HeadError> {
-        let (text, signatures) = note.split_once("\n\n").ok_or(HeadError::Note)?;
-        let text = &note[..=text.len()];
-        if !signatures.ends_with('\n') {
-            return Err(HeadError::Note);
-        }
-        let signed = signatures
-            .lines()
-            .filter_map(|line| self.own_signature(line))
-            .any(|signature| self.key.verify(text.as_bytes(), &signature).is_ok());
-        if !signed {
-            return Err(HeadError::Signature);
-        }
-        let mut lines = text.lines();
-        if lines.next() != Some(&self.origin) {
+        let note = Note::parse(note).map_err(|_| HeadError::Note)?;
+        self.0.verify(&note).map_err(|_| HeadError::Signature)?;
+        let mut lines = note.text().lines();
+        if lines.next() != Some(self.origin()) {
             return Err(HeadError::Origin);
         }
         let size = lines.next().and_then(canonical_number).ok_or(HeadError::Note)?;
         let root = lines.next().and_then(|line| BASE64.decode(line).ok()).ok_or(HeadError::Note)?;
         Ok(TreeHead { size, root: NodeHash(root.try_into().map_err(|_| HeadError::Note)?) })
     }
-
-    fn own_signature(&self, line: &str) -> Option<Signature> {
-        let (name, signature) = line.strip_prefix("— ")?.split_once(' ')?;
-        let signature = BASE64.decode(signature).ok()?;
-        let signature = signature.strip_prefix(&self.key_id())?;
-        (name == self.origin).then(|| Signature::from_slice(signature).ok())?
-    }
 }
 
 impl fmt::Display for HeadVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.key_id();
-        let mut key = vec![ED25519];
-        key.extend_from_slice(self.key.as_bytes());
-        write!(f, "{}+{:02x}{:02x}{:02x}{:02x}+{}", self.origin, id[0], id[1], id[2], id[3], BASE64.encode(key))
+        self.0.fmt(f)
     }
 }
 
 impl fmt::Debug for HeadVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        self.0.fmt(f)
     }
 }
 
@@ -136,23 +89,12 @@ impl std::str::FromStr for HeadVerifier {
     type Err = HeadError;
 
     fn from_str(text: &str) -> Result<Self, HeadError> {
-        let mut parts = text.trim().splitn(3, '+');
-        let (Some(origin), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(HeadError::Key);
-        };
-        check_origin(origin)?;
-        let key = BASE64.decode(key).map_err(|_| HeadError::Key)?;
-        let key: [u8; 32] = key.strip_prefix(&[ED25519]).and_then(|key| key.try_into().ok()).ok_or(HeadError::Key)?;
-        let verifier =
-            Self { origin: origin.to_owned(), key: VerifyingKey::from_bytes(&key).map_err(|_| HeadError::Key)? };
-        let own = verifier.key_id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        if own == id { Ok(verifier) } else { Err(HeadError::Key) }
+        let verifier: NoteVerifier = text.parse().map_err(|error| match error {
+            NoteError::Name => HeadError::Origin,
+            _ => HeadError::Key,
+        })?;
+        if verifier.algorithm() == Algorithm::Ed25519 { Ok(Self(verifier)) } else { Err(HeadError::Key) }
     }
-}
-
-fn check_origin(origin: &str) -> Result<(), HeadError> {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
-    if origin.is_empty() || origin.len() > 200 || origin.contains(bad) { Err(HeadError::Origin) } else { Ok(()) }
 }
 
 /// Decimal without sign or leading zeros, as tlog-checkpoint demands.
@@ -195,7 +137,7 @@ mod tests {
         assert_eq!(signer().verifier().verify(&note), Ok(head));
         let pinned: HeadVerifier = signer().verifier().to_string().parse().unwrap();
         assert_eq!(pinned.verify(&note), Ok(head));
-        let witnessed = format!("{note}— witness.example AAAA\n");
+        let witnessed = format!("{note}— witness.example AAAAAAAA\n");
         assert_eq!(pinned.verify(&witnessed), Ok(head));
     }
 

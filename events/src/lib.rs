@@ -7,7 +7,7 @@
 //! * [`event`] — the facts, one frozen type a version.
 //! * [`team`] and [`credential`] — (state, command, now) → events or a named refusal.
 //! * [`record`] — the bytes of one event: envelope, chain, hash. [`commit`] — the bytes of one decision.
-//! * [`tree`] and [`head`] — the Merkle tree over all positions and what the ledger signs of it.
+//! * [`tree`], [`note`] and [`head`] — the Merkle tree over all positions, and what the ledger signs of it.
 //! * [`store`] — the trait every log implements, and its back ends.
 //! * [`seal`] — personal data under a key that lies outside the log.
 //!
@@ -18,6 +18,7 @@ pub mod credential;
 pub mod event;
 pub mod head;
 pub mod id;
+pub mod note;
 pub mod record;
 pub mod seal;
 pub mod secret;

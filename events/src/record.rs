@@ -21,7 +21,8 @@ pub const CONTEXT_LEN_MAX: usize = 512;
 /// Bytes before the meta's length.
 const FIXED_LEN: usize = 101;
 
-/// BLAKE3 of all bytes of a record. The record carries 16 random bytes, so a published hash betrays nothing of it.
+/// BLAKE3 of a record in its commit: [`RecordRef::hash`](crate::commit::RecordRef::hash). The record carries 16 random
+/// bytes, so a published hash betrays nothing of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordHash(pub [u8; 32]);
 
@@ -252,11 +253,6 @@ impl RecordHeader {
         };
         if header.recorded_at.micros() == recorded_at { Ok(header) } else { Err(RecordError::Time) }
     }
-}
-
-/// The hash that the next record of the team must name.
-pub fn hash(record: &[u8]) -> RecordHash {
-    RecordHash(*blake3::hash(record).as_bytes())
 }
 
 /// Splits `N` bytes off; the caller has checked the length.

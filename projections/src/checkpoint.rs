@@ -253,8 +253,8 @@ fn fits(state: &State, log: &dyn ReadLog) -> Result<(), String> {
     let latest = state.streams.iter().filter(|(_, stream)| stream.last.next() == state.commits);
     for (_, stream) in state.streams.iter().step_by(step).chain(latest) {
         let commit = log.commit(stream.last).map_err(unreadable)?.ok_or_else(other)?;
-        let last = commit.body.view().records().last().unwrap_or_default();
-        if record::hash(last) != stream.head.hash {
+        let last = commit.body.view().records().last();
+        if last.is_none_or(|last| last.hash() != stream.head.hash) {
             return Err(other());
         }
     }

@@ -134,7 +134,7 @@ fn hash(dir: &Path) {
                     while let Some(frame) = frames.next().unwrap() {
                         let recorded_at = frame.commit.first().unwrap().recorded_at;
                         for record in frame.commit.records() {
-                            let hash = keyledger_events::record::hash(record);
+                            let hash = record.hash();
                             let leaf = leaf_hash(&leaf_data(frame.first_position, recorded_at, &hash));
                             std::hint::black_box(node_hash(&leaf, &leaf));
                             events.fetch_add(1, Ordering::Relaxed);

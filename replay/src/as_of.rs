@@ -47,9 +47,9 @@ pub fn as_of(
     let mut book = Book { at: moment.at, team, alive: HashMap::new(), teams: BTreeMap::new() };
     walk::commits(log, moment, progress, |commit| {
         clock.tick(commit, walk::recorded_at(commit)?);
-        for (bytes, position) in commit.body.view().records().zip(commit.first_position.0..) {
+        for (record, position) in commit.body.view().records().zip(commit.first_position.0..) {
             let position = Position(position);
-            book.read(position, bytes).map_err(|error| ReplayError::Record { position, error })?;
+            book.read(position, record.bytes()).map_err(|error| ReplayError::Record { position, error })?;
         }
         Ok(ControlFlow::Continue(()))
     })?;

@@ -180,9 +180,9 @@ impl Book {
         from: Option<&ResolvedMoment>,
         to: Option<&ResolvedMoment>,
     ) -> Result<(), ReplayError> {
-        for (bytes, position) in commit.body.view().records().zip(commit.first_position.0..) {
+        for (record, position) in commit.body.view().records().zip(commit.first_position.0..) {
             let position = Position(position);
-            let record = Record::decode(bytes).map_err(|error| ReplayError::Record { position, error })?;
+            let record = Record::decode(record.bytes()).map_err(|error| ReplayError::Record { position, error })?;
             if self.team.is_some_and(|team| team != record.team) {
                 break;
             }

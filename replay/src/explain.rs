@@ -185,9 +185,9 @@ impl Life<'_> {
     fn read(&mut self, commit: &Commit) -> Result<(), ReplayError> {
         // Only a commit that speaks of the credential is hashed and told.
         let mut records = Vec::new();
-        for (bytes, position) in commit.body.view().records().zip(commit.first_position.0..) {
+        for (found, position) in commit.body.view().records().zip(commit.first_position.0..) {
             let position = Position(position);
-            let record = Record::decode(bytes).map_err(|error| ReplayError::Record { position, error })?;
+            let record = Record::decode(found.bytes()).map_err(|error| ReplayError::Record { position, error })?;
             if let Event::TeamCreated(e) = &record.event {
                 self.team_names.insert(record.team, e.name.clone());
             }
@@ -197,7 +197,7 @@ impl Life<'_> {
                 }
                 self.found = Some(standing);
             }
-            records.push((position, bytes, record));
+            records.push((position, found, record));
         }
         let Some(found) = &self.found else { return Ok(()) };
         let about = [Some(found.credential), found.companion_of];
@@ -209,11 +209,11 @@ impl Life<'_> {
             Event::CredentialIssued(e) if e.rotated_from == Some(found.credential) => Some(e.credential),
             _ => None,
         });
-        for (position, bytes, record) in records {
+        for (position, found, record) in records {
             let what = describe(&record, self.open, successor);
             self.causes.insert(record.id, (position, what.clone()));
             if is_about(&record) {
-                let hash = keyledger_events::record::hash(bytes);
+                let hash = found.hash();
                 self.steps.push(Told { position, hash, record, what });
             }
         }

@@ -60,11 +60,11 @@ pub fn read_whole(log: &(impl ReadLog + ?Sized)) -> Vec<Commit> {
         let commit = follow.next(SOON).unwrap().expect("a follower reaches the head");
         assert_eq!(commit.number.0, commits.len() as u64, "commit numbers are contiguous");
         assert_eq!(commit.first_position.0, position, "positions are contiguous");
-        for bytes in commit.body.view().records() {
-            let header = RecordHeader::decode(bytes).unwrap();
-            Record::decode(bytes).unwrap();
+        for record in commit.body.view().records() {
+            let header = RecordHeader::decode(record.bytes()).unwrap();
+            Record::decode(record.bytes()).unwrap();
             follow_chain(streams.get(&header.team).copied(), &header).expect("chains are whole");
-            let hash = crate::record::hash(bytes);
+            let hash = record.hash();
             streams.insert(header.team, StreamHead { revision: header.revision, hash });
             assert!(header.recorded_at >= recorded_at, "recorded time goes backwards");
             recorded_at = header.recorded_at;

@@ -9,7 +9,7 @@ use super::{AppendError, Appended, Head, NotWritten, Proposal};
 use crate::{
     CommitBody, OperationId, Record, RecordHash, TeamId, Timestamp,
     commit::COMMIT_LEN_MAX,
-    record::{self, RecordHeader, StreamHead, follow_chain},
+    record::{RecordHeader, StreamHead, follow_chain},
 };
 
 /// How many of the newest commits are remembered by operation id.
@@ -40,15 +40,15 @@ impl Prepared {
         let view = body.view();
         let (mut head, mut recorded_at) = (expected, Timestamp::default());
         let mut hashes = Vec::with_capacity(view.count() as usize);
-        for bytes in view.records() {
-            let header = RecordHeader::decode(bytes).map_err(malformed)?;
+        for record in view.records() {
+            let header = RecordHeader::decode(record.bytes()).map_err(malformed)?;
             if header.team != team {
                 return Err(AppendError::Malformed(format!("an event of team {} for team {team}", header.team)));
             }
             follow_chain(head, &header).map_err(malformed)?;
             // What can't be read back must not get in: it would stop every reader for ever.
-            Record::decode(bytes).map_err(malformed)?;
-            let hash = record::hash(bytes);
+            Record::decode(record.bytes()).map_err(malformed)?;
+            let hash = record.hash();
             hashes.push(hash);
             head = Some(StreamHead { revision: header.revision, hash });
             recorded_at = header.recorded_at;

@@ -84,8 +84,8 @@ fn a_device_outlives_a_demotion_but_not_a_departure() {
 fn the_name_of_a_device_is_sealed_for_its_person() {
     let story = Story::acme().given([pair(MEMBER, 1)]);
     let body = story.commits.last().unwrap();
-    for bytes in body.view().records() {
-        let record = keyledger_events::Record::decode(bytes).unwrap();
+    for record in body.view().records() {
+        let record = keyledger_events::Record::decode(record.bytes()).unwrap();
         assert!(matches!(record.event, Event::CredentialIssued(_)));
         let label = record.event.label();
         assert!(matches!(label, Some(("name", Label::Sealed(sealed))) if sealed.person == MEMBER));

@@ -22,7 +22,7 @@ fn a_stolen_laptop_takes_its_agent_along() {
     assert!(!story.alive(1) && !story.alive(2));
     // The cascade is an event of its own in the same commit, and names its cause by id.
     let records: Vec<_> =
-        story.commits.last().unwrap().view().records().map(|bytes| Record::decode(bytes).unwrap()).collect();
+        story.commits.last().unwrap().view().records().map(|record| Record::decode(record.bytes()).unwrap()).collect();
     assert_eq!(records.len(), 2);
     assert_eq!(records[1].meta.cause, Some(records[0].id));
     assert_eq!(records[0].meta.cause, None);
@@ -74,7 +74,7 @@ fn possession_of_the_secret_is_enough_to_end_it() {
 
     let story = story.given([When::RevokeSelf { key: 3 }]);
     let first = story.commits.last().unwrap().view().records().next().unwrap();
-    let record = Record::decode(first).unwrap();
+    let record = Record::decode(first.bytes()).unwrap();
     assert_eq!((record.meta.actor, record.meta.auth), (Actor::Credential(key(3)), AuthMethod::Secret));
     assert!(matches!(record.event, Event::CredentialRevoked(e) if e.reason == RevokeReason::SelfRevoked));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyledger_events::{
     CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Record, RecordHash, Revision,
     TeamId, Timestamp,
-    commit::{Envelope, NewEvent, RequestDigest},
+    commit::{COMMIT_FORMAT, Envelope, NewEvent, RequestDigest},
     credential::{Credential, Expire, Issue, IssueService, KeyMaterial, PairDevice, Revoke, Revoker, Rotate},
     event::{PolicyV1, RevokeReason, Role},
     record::{self, Actor, AuthMethod, RecordHeader, StreamHead},
@@ -260,7 +260,8 @@ impl Story {
     pub fn append(&mut self, actor: Actor, facts: Vec<Fact>) {
         let (head, envelope) = (self.state.head, self.envelope(actor));
         let ids: Vec<EventId> = (0..facts.len() as u64).map(|at| self.event_id(self.events + at)).collect();
-        let mut expected = Expected { state: self.state.clone(), head, bytes: Vec::new() };
+        let header = commit_header(&envelope, facts.len());
+        let mut expected = Expected { state: self.state.clone(), head, header, bytes: Vec::new() };
         let mut events = Vec::new();
         for (index, fact) in facts.into_iter().enumerate() {
             assert!(fact.cause.is_none_or(|cause| cause < index), "a cause comes before its effect");
@@ -271,7 +272,10 @@ impl Story {
         self.events += events.len() as u64;
         let (body, next) = CommitBody::build(head, &envelope, events);
         let parsed = CommitBody::parse(body.bytes()).unwrap();
-        assert!(parsed.view().records().eq(expected.bytes.iter().map(Vec::as_slice)), "a commit holds its records");
+        assert!(
+            parsed.view().records().map(|record| record.bytes()).eq(expected.bytes.iter().map(Vec::as_slice)),
+            "a commit holds its records"
+        );
         fold(&mut self.state, &parsed);
         assert_eq!(self.state.head, Some(next));
         assert_eq!(same(&self.state), same(&expected.state), "decoded events fold like the decided ones");
@@ -325,6 +329,8 @@ impl Story {
 struct Expected {
     state: TeamState,
     head: Option<StreamHead>,
+    /// Of the commit, until its first record is hashed.
+    header: Vec<u8>,
     bytes: Vec<Vec<u8>>,
 }
 
@@ -347,18 +353,29 @@ impl Expected {
             event: event.clone(),
         };
         let bytes = record.encode();
-        let hash = record::hash(&bytes);
+        // FORMAT.md §5: the first record is hashed with all that stands before it in the commit.
+        let mut hashed = std::mem::take(&mut self.header);
+        if !hashed.is_empty() {
+            hashed.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        }
+        hashed.extend_from_slice(&bytes);
+        let hash = RecordHash(*blake3::hash(&hashed).as_bytes());
         self.state.apply(&record, hash).unwrap();
         self.head = Some(StreamHead { revision: record.revision, hash });
         self.bytes.push(bytes);
     }
 }
 
+fn commit_header(envelope: &Envelope, count: usize) -> Vec<u8> {
+    let count = (count as u16).to_le_bytes();
+    [&[COMMIT_FORMAT], count.as_slice(), envelope.operation.as_bytes(), &envelope.request.0].concat()
+}
+
 /// Folds a commit's decoded records, checking the chain.
 pub fn fold(state: &mut TeamState, body: &CommitBody) {
-    for bytes in body.view().records() {
-        record::follow_chain(state.head, &RecordHeader::decode(bytes).unwrap()).unwrap();
-        state.apply(&Record::decode(bytes).unwrap(), record::hash(bytes)).unwrap();
+    for found in body.view().records() {
+        record::follow_chain(state.head, &RecordHeader::decode(found.bytes()).unwrap()).unwrap();
+        state.apply(&Record::decode(found.bytes()).unwrap(), found.hash()).unwrap();
     }
 }
 

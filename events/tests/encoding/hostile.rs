@@ -108,7 +108,7 @@ proptest! {
             prop_assert!(view.count() >= 1);
             prop_assert_eq!(view.records().count() as u64, view.count());
             prop_assert!(view.first().is_ok());
-            view.records().for_each(|record| drop(Record::decode(record)));
+            view.records().for_each(|record| drop(Record::decode(record.bytes())));
         }
     }
 
@@ -134,10 +134,14 @@ fn unknown_types_versions_and_formats_stop_the_reader() {
             assert_eq!(unknown, !known.contains(&(kind, version)), "type {kind} version {version}");
         }
     }
-    for format in (0..=255).filter(|format| *format != 1) {
+    for format in 0..=255 {
         let bytes = [[format; 1].as_slice(), &[0; 200]].concat();
-        assert_eq!(Record::decode(&bytes), Err(RecordError::Format(format)));
-        assert_eq!(CommitBody::parse(bytes.as_slice()), Err(CommitError::Format(format)));
+        if format != 1 {
+            assert_eq!(Record::decode(&bytes), Err(RecordError::Format(format)));
+        }
+        if format != 129 {
+            assert_eq!(CommitBody::parse(bytes.as_slice()), Err(CommitError::Format(format)));
+        }
     }
 }
 
@@ -152,7 +156,7 @@ fn a_commit_of_the_wrong_shape_is_named() {
         bytes
     };
     let commit = |count: u16, records: &[Vec<u8>]| {
-        let mut bytes = vec![1];
+        let mut bytes = vec![129];
         bytes.extend(count.to_le_bytes());
         bytes.extend([0; 48]);
         for record in records {
@@ -189,9 +193,9 @@ fn a_commit_of_the_wrong_shape_is_named() {
     assert_eq!(CommitBody::parse(endless.as_slice()), Err(CommitError::Short));
 }
 
-/// A number may be spelt longer than it need be; what it says is the same, and the hash is over what lies there.
+/// A number may be spelt longer than it need be; what it says is the same.
 #[test]
-fn a_longer_spelling_of_a_number_is_another_record_of_the_same_event() {
+fn a_longer_spelling_of_a_number_is_the_same_event() {
     let id = [7; 16];
     let short = [id.as_slice(), &[5]].concat();
     let long = [id.as_slice(), &[0x85, 0x00]].concat();
@@ -199,5 +203,4 @@ fn a_longer_spelling_of_a_number_is_another_record_of_the_same_event() {
     let event = Event::decode(kind, version, &short).unwrap();
     assert_eq!(Event::decode(kind, version, &long).unwrap(), event);
     assert_eq!(event.encode(Vec::new()), short);
-    assert_ne!(keyledger_events::record::hash(&short), keyledger_events::record::hash(&long));
 }

@@ -43,10 +43,10 @@ proptest! {
         let commit = Commit { number: CommitNumber(3), first_position: Position(40), body: parsed.clone() };
         prop_assert_eq!(commit.end(), Position(40 + events.len() as u64));
         let mut last = head;
-        for ((placed, bytes), new) in commit.records().zip(view.records()).zip(&events) {
+        for ((placed, found), new) in commit.records().zip(view.records()).zip(&events) {
             let placed = placed.unwrap();
-            follow_chain(last, &RecordHeader::decode(bytes).unwrap()).unwrap();
-            prop_assert_eq!(placed.hash, record::hash(bytes));
+            follow_chain(last, &RecordHeader::decode(found.bytes()).unwrap()).unwrap();
+            prop_assert_eq!(placed.hash, found.hash());
             let record = placed.record;
             last = Some(record::StreamHead { revision: record.revision, hash: placed.hash });
             prop_assert_eq!((record.team, record.recorded_at), (envelope.team, envelope.recorded_at));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use keyledger_events::{
     CommitNumber, Position, Record, RecordHash, Revision, Timestamp,
     commit::CommitRef,
-    record::{self, RecordHeader, StreamHead, follow_chain},
+    record::{RecordHeader, StreamHead, follow_chain},
     store::{Damage, ReadError},
     tree::{NodeHash, leaf_data, leaf_hash},
 };
@@ -142,10 +142,10 @@ fn derive(placed: &Placed, body: &[u8], records: &mut Vec<Record>, subtrees: &mu
         CommitRef::parse(body).map_err(|error| flaw(placed.first_position, Damage::Shape(error.to_string())))?;
     let mut opening: Option<RecordHeader> = None;
     let mut last_hash = RecordHash::default();
-    for (bytes, position) in commit.records().zip(placed.first_position.0..) {
+    for (found, position) in commit.records().zip(placed.first_position.0..) {
         let position = Position(position);
         let at = |error| flaw(position, Damage::Record(error));
-        let hash = record::hash(bytes);
+        let (bytes, hash) = (found.bytes(), found.hash());
         match &opening {
             None => opening = Some(RecordHeader::decode(bytes).map_err(at)?),
             Some(first) => {

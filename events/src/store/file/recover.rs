@@ -13,8 +13,9 @@ use std::{
 use super::{checked::Checked, frames::Torn, index::SegmentIndex, segment::Segment};
 use crate::{
     CommitNumber, Position, TeamId, Timestamp,
+    commit::RecordRef,
     head::TreeHead,
-    record::{self, RecordHeader, StreamHead, follow_chain},
+    record::{RecordHeader, StreamHead, follow_chain},
     store::{Damage, Head, ReadError},
     tree::{Frontier, NodeHash, leaf_data, leaf_hash},
 };
@@ -169,9 +170,9 @@ fn scan_segment(segment: &Segment, hash_from: CommitNumber) -> Result<Scanned, R
         scanned.batch_start = Some(frame.number.0.saturating_sub(u64::from(frame.batch_distance)));
         if frame.number >= hash_from {
             scanned.hashed_position.get_or_insert(frame.first_position);
-            for (bytes, position) in frame.commit.records().zip(frame.first_position.0..) {
+            for (record, position) in frame.commit.records().zip(frame.first_position.0..) {
                 let position = Position(position);
-                scanned.hash(bytes, frame.offset, position).map_err(|what| damaged(position, what))?;
+                scanned.hash(&record, frame.offset, position).map_err(|what| damaged(position, what))?;
             }
         }
         let events = frame.commit.count();
@@ -184,9 +185,9 @@ fn scan_segment(segment: &Segment, hash_from: CommitNumber) -> Result<Scanned, R
 }
 
 impl Scanned {
-    fn hash(&mut self, bytes: &[u8], offset: u64, position: Position) -> Result<(), Damage> {
-        let header = RecordHeader::decode(bytes).map_err(Damage::Record)?;
-        let hash = record::hash(bytes);
+    fn hash(&mut self, record: &RecordRef<'_>, offset: u64, position: Position) -> Result<(), Damage> {
+        let header = RecordHeader::decode(record.bytes()).map_err(Damage::Record)?;
+        let hash = record.hash();
         let after = StreamHead { revision: header.revision, hash };
         match self.streams.entry(header.team) {
             Entry::Occupied(mut head) => {
