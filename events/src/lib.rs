@@ -8,6 +8,7 @@
 //! * [`team`] and [`credential`] — (state, command, now) → events or a named refusal.
 //! * [`record`] — the bytes of one event: envelope, chain, hash. [`commit`] — the bytes of one decision.
 //! * [`tree`], [`note`] and [`head`] — the Merkle tree over all positions, and what the ledger signs of it.
+//! * [`witness`] — who must have seen a tree head before it is believed.
 //! * [`store`] — the trait every log implements, and its back ends.
 //! * [`seal`] — personal data under a key that lies outside the log.
 //!
@@ -26,6 +27,7 @@ pub mod store;
 pub mod team;
 pub mod time;
 pub mod tree;
+pub mod witness;
 
 pub use commit::{Commit, CommitBody};
 pub use event::Event;

@@ -116,6 +116,35 @@ impl fmt::Debug for NoteSigner {
     }
 }
 
+/// A witness's name and secret key: it signs what it has seen, and when.
+pub struct WitnessSigner(NoteSigner);
+
+impl WitnessSigner {
+    /// `seed` is 32 random bytes. Never the seed of anything else that signs: the message does not name the signer.
+    ///
+    /// # Errors
+    /// [`NoteError::Name`].
+    pub fn new(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
+        NoteSigner::new(name, seed).map(Self)
+    }
+
+    /// Whoever holds this can check the cosignatures.
+    pub fn verifier(&self) -> NoteVerifier {
+        NoteVerifier { algorithm: Algorithm::Cosignature, ..self.0.verifier() }
+    }
+
+    /// The signature line for a tree head that was seen `seconds` after 1970 began.
+    pub fn cosign(&self, note: &Note, seconds: u64) -> String {
+        let signature = self.0.key.sign(cosigned_message(note, seconds).as_bytes()).to_bytes();
+        let bytes = [self.verifier().key_id().as_slice(), &seconds.to_be_bytes(), &signature].concat();
+        format!("— {} {}\n", self.0.name, BASE64.encode(bytes))
+    }
+}
+
+fn cosigned_message(note: &Note, seconds: u64) -> String {
+    format!("cosignature/v1\ntime {seconds}\n{}", note.text)
+}
+
 /// A name and its public key. Its text is a signed-note verifier key, `name+keyid+base64`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NoteVerifier {
@@ -133,6 +162,11 @@ impl NoteVerifier {
     /// How it signs.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// Whether it is the same key, under whatever name.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 
     /// The first 4 bytes of SHA-256(name ‖ 0x0A ‖ algorithm ‖ key).
@@ -163,8 +197,9 @@ impl NoteVerifier {
         self.own(note).find_map(|signature| {
             let (time, signature) = signature.split_first_chunk::<8>()?;
             let time = u64::from_be_bytes(*time);
-            let message = format!("cosignature/v1\ntime {time}\n{}", note.text);
-            self.holds(message.as_bytes(), signature).then_some(time)
+            // The document's limit: POSIX time is signed.
+            let in_range = i64::try_from(time).is_ok();
+            (in_range && self.holds(cosigned_message(note, time).as_bytes(), signature)).then_some(time)
         })
     }
 
@@ -269,15 +304,12 @@ mod tests {
 
     #[test]
     fn a_witness_says_when_and_nobody_else_does() {
-        let key = SigningKey::from_bytes(&[5; 32]);
-        let (name, algorithm) = ("witness.example".to_owned(), Algorithm::Cosignature);
-        let witness = NoteVerifier { name, algorithm, key: key.verifying_key() };
         let note = signer().sign("ledger.example/1\n7\nAAAA\n");
         let text = Note::parse(&note).unwrap().text().to_owned();
-        let signed = key.sign(format!("cosignature/v1\ntime 1700000000\n{text}").as_bytes()).to_bytes();
-        let bytes = [witness.key_id().as_slice(), &1_700_000_000_u64.to_be_bytes(), &signed].concat();
-        let note = format!("{note}— witness.example {}\n", BASE64.encode(bytes));
-        let note = Note::parse(&note).unwrap();
+        let witness = WitnessSigner::new("witness.example", &[5; 32]).unwrap();
+        let line = witness.cosign(&Note::parse(&note).unwrap(), 1_700_000_000);
+        let witness = witness.verifier();
+        let note = Note::parse(&format!("{note}{line}")).unwrap();
         assert_eq!(witness.cosigned_at(&note), Some(1_700_000_000));
         assert_eq!(witness.to_string().parse::<NoteVerifier>().unwrap().cosigned_at(&note), Some(1_700_000_000));
         assert_eq!(witness.verify(&note), Err(NoteError::Signature));
