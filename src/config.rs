@@ -45,6 +45,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// The name in the signed tree heads; none: `public_url` without its scheme. It must never change for a ledger.
     pub origin: Option<String>,
+    /// The witnesses that are asked to cosign the tree heads, and how many must: a file in the C2SP tlog-policy form.
+    pub witness_policy: Option<PathBuf>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
     /// How log lines are written.
@@ -89,6 +91,7 @@ impl Default for Config {
             data: PathBuf::from("keyledger-data"),
             public_url: None,
             origin: None,
+            witness_policy: None,
             trusted_proxies: Vec::new(),
             log_format: LogFormat::Text,
             log_filter: "info".to_owned(),
@@ -277,7 +280,7 @@ impl Provider for Environment {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        const TEXT: &[&str] = &["listen", "data", "public_url", "origin", "log_format", "log_filter"];
+        const TEXT: &[&str] = &["listen", "data", "public_url", "origin", "witness_policy", "log_format", "log_filter"];
         let parsed = |name: &str, text: &str| -> Value {
             if TEXT.contains(&name) {
                 return Value::from(text);

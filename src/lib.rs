@@ -16,3 +16,4 @@ pub mod serve;
 pub mod side;
 pub mod sweeper;
 pub mod telemetry;
+pub mod witnesses;

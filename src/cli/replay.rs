@@ -7,14 +7,14 @@ use std::{
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use keyledger_events::{Position, TeamId, head::HeadVerifier, store::ReadError, store::file::FileLog};
+use keyledger_events::{Position, TeamId, head::HeadVerifier, store::ReadError, store::file::FileLog, witness::Policy};
 use keyledger_replay::{
     Moment, Point, Progress, ReplayError,
     as_of::{self, AsOf},
     diff::{self, Died, Diff},
     explain,
     rebuild::{self, RebuildError},
-    verify::{self, Options, Report},
+    verify::{self, Options, Report, Witnessed},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,6 +38,9 @@ pub enum Command {
         /// A signed tree head seen elsewhere, as a note in a file; may be given often.
         #[arg(long, value_name = "FILE")]
         head: Vec<PathBuf>,
+        /// Who must have cosigned one of the heads: a file in the C2SP tlog-policy form.
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
     },
     /// List which credentials were alive.
     AsOf {
@@ -83,7 +86,7 @@ pub enum Command {
 pub fn run(command: Command, output: Output, team: Option<Uuid>) -> Result<(), Failure> {
     let team = team.map(TeamId::from);
     match command {
-        Command::Verify { dir, key, head } => run_verify(output, &dir, key, &head),
+        Command::Verify { dir, key, head, policy } => run_verify(output, &dir, key, &head, policy.as_ref()),
         Command::AsOf { dir, at, known_at } => run_as_of(output, &dir, moment(at, known_at)?, team),
         Command::Explain { dir, credential, at } => run_explain(output, &dir, &credential, at),
         Command::Diff { dir, from, to } => run_diff(output, &dir, from, to, team),
@@ -91,11 +94,19 @@ pub fn run(command: Command, output: Output, team: Option<Uuid>) -> Result<(), F
     }
 }
 
-fn run_verify(output: Output, dir: &Path, key: Option<PathBuf>, heads: &[PathBuf]) -> Result<(), Failure> {
+fn run_verify(
+    output: Output,
+    dir: &Path,
+    key: Option<PathBuf>,
+    heads: &[PathBuf],
+    policy: Option<&PathBuf>,
+) -> Result<(), Failure> {
     let key = key.map(|file| read_key(&file)).transpose()?;
     let known_heads = heads.iter().map(read_text).collect::<Result<_, _>>()?;
+    let policy = policy.map(read_policy).transpose()?;
     let bar = Bar::of_bytes();
-    let checked = bar.during(|progress| verify::verify(dir, &Options { key, known_heads, progress: Some(progress) }));
+    let checked =
+        bar.during(|progress| verify::verify(dir, &Options { key, known_heads, policy, progress: Some(progress) }));
     match checked {
         Ok(report) => {
             let mut answer = value(&report);
@@ -131,6 +142,11 @@ fn report_text(answer: &Value, report: &Report) -> String {
         Some(position) => format!("The served digests, of {position} events, are the log's."),
         None => "No digests are served from this directory; none were compared.".to_owned(),
     });
+    if let Some(Witnessed { size, by }) = &report.witnessed {
+        let by = by.iter().map(|(name, at)| format!("{name} at {at}")).collect::<Vec<_>>().join(", ");
+        let by = if by.is_empty() { "nobody, whom the policy does not demand".to_owned() } else { plain(&by) };
+        lines.push(format!("The tree head of {size} events meets the witness policy: cosigned by {by}."));
+    }
     if !report.key_pinned {
         lines.push(
             "The key is the directory's own. Whoever could rewrite the log could replace it: keep ledger.vkey elsewhere \
@@ -325,6 +341,10 @@ fn unreadable(error: &ReadError) -> Failure {
 
 fn read_key(file: &PathBuf) -> Result<HeadVerifier, Failure> {
     read_text(file)?.parse().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+}
+
+fn read_policy(file: &PathBuf) -> Result<Policy, Failure> {
+    Policy::parse(&read_text(file)?).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
 fn read_text(file: &PathBuf) -> Result<String, Failure> {

@@ -23,6 +23,9 @@ pub struct Args {
     /// How people and programs reach the service [default: http:// and the address].
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+    /// Whom to ask to cosign the tree heads, and how many must: a file in the C2SP tlog-policy form.
+    #[arg(long, value_name = "FILE")]
+    witness_policy: Option<PathBuf>,
     /// How log lines are written [default: text].
     #[arg(long)]
     log_format: Option<LogFormat>,

@@ -90,6 +90,10 @@ pub struct Metrics {
     pub log_poisoned: Gauge,
     /// Expiries recorded by the sweeper.
     pub expiries_swept: Counter,
+    /// Events in the newest tree head that enough witnesses have cosigned.
+    pub witnessed_positions: Gauge,
+    /// Heads that a witness was asked about and has not cosigned.
+    pub witness_failures: Counter,
 }
 
 impl Default for Metrics {
@@ -125,6 +129,8 @@ impl Metrics {
             projected_positions: gauge("keyledger_projected_positions"),
             log_poisoned: gauge("keyledger_log_poisoned"),
             expiries_swept: count("keyledger_expiries_swept_total"),
+            witnessed_positions: gauge("keyledger_witnessed_positions"),
+            witness_failures: count("keyledger_witness_failures_total"),
             recorder,
             handle,
         }
@@ -185,6 +191,8 @@ fn describe() {
     describe_gauge!("keyledger_projected_positions", "Events the projections have applied");
     describe_gauge!("keyledger_log_poisoned", "1 once a failed fsync has ended all writing, else 0");
     describe_counter!("keyledger_expiries_swept_total", "Expiries recorded by the sweeper");
+    describe_gauge!("keyledger_witnessed_positions", "Events in the newest tree head that meets the witness policy");
+    describe_counter!("keyledger_witness_failures_total", "Attempts to have a tree head cosigned that failed");
     describe_counter!("keyledger_http_requests_total", "Requests answered by the router, by method, route and status");
     describe_histogram!(
         "keyledger_http_request_seconds",

@@ -69,7 +69,7 @@ pub(crate) fn served_digests(dir: &Path) -> Result<Option<(PathBuf, ServedDigest
 }
 
 /// A small file; none if there is none.
-fn read(file: &Path) -> Result<Option<Vec<u8>>, Broken> {
+pub(super) fn read(file: &Path) -> Result<Option<Vec<u8>>, Broken> {
     let bytes = fs::metadata(file).and_then(|metadata| {
         if metadata.len() > LEN_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { fs::read(file) }
     });

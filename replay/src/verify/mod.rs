@@ -2,7 +2,7 @@
 //!
 //! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
 //! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
-//! root against every signed tree head; the store's own checkpoint; and the digests of the projections against those that are served.
+//! root against every signed tree head, cosigned as a policy demands; the store's own checkpoint; and the digests of the projections against those that are served.
 
 mod evidence;
 mod history;
@@ -11,6 +11,7 @@ mod piece;
 mod pipeline;
 mod sources;
 mod subtrees;
+mod witnessed;
 
 use std::{
     fmt,
@@ -18,24 +19,26 @@ use std::{
 };
 
 use keyledger_events::{
-    CommitNumber, Position,
+    CommitNumber, Position, Timestamp,
     head::{HeadVerifier, TreeHead},
     store::{
         Head, ReadError, ReadLog,
         file::{Checked, LogFiles},
     },
     tree::{Frontier, NodeHash},
+    witness::Policy,
 };
 use serde::Serialize;
 
-pub use self::evidence::Served;
 pub(crate) use self::evidence::served_digests;
+pub use self::{evidence::Served, witnessed::COSIGNED};
 use self::{
     evidence::ServedDigests,
     history::{Facts, Flaw, History},
     piece::Piece,
     pipeline::Source,
     sources::{Commits, Files},
+    witnessed::{cosigned_note, witnessed},
 };
 use crate::Progress;
 
@@ -46,6 +49,8 @@ pub struct Options<'a> {
     pub key: Option<HeadVerifier>,
     /// Signed tree heads kept elsewhere, as notes: what a witness or an older audit has seen.
     pub known_heads: Vec<String>,
+    /// Who must have cosigned one of the heads.
+    pub policy: Option<Policy>,
     /// Told how many of how many bytes are done.
     pub progress: Option<Progress<'a>>,
 }
@@ -74,8 +79,19 @@ pub struct Report {
     pub unsigned_events: u64,
     /// How many events the served digests that were compared are of; none if there were none.
     pub digests_position: Option<u64>,
+    /// The largest head that met the witness policy; none if none was given.
+    pub witnessed: Option<Witnessed>,
     /// Whether a server had the directory open: then the log's very end may have been under way.
     pub live: bool,
+}
+
+/// A tree head that enough witnesses have seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Witnessed {
+    /// Of how many events it is.
+    pub size: u64,
+    /// Whose cosignatures hold, by their names in the policy, and when they saw it.
+    pub by: Vec<(String, Timestamp)>,
 }
 
 /// The first thing that does not hold.
@@ -139,7 +155,11 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     let checked = Checked::read(dir)?.map(|checked| (Checked::file(dir), checked));
     let files = LogFiles::open(dir, options.key.as_ref())?;
     let verifier = files.verifier();
-    let mut heads = known_heads(&options.known_heads, verifier)?;
+    let mut notes: Vec<_> =
+        options.known_heads.iter().map(|note| (PathBuf::from("the given tree head"), note.clone())).collect();
+    notes.extend(cosigned_note(dir)?);
+    let mut heads = known_heads(&notes, verifier)?;
+    let witnessed = options.policy.as_ref().map(|policy| witnessed(policy, &notes, verifier)).transpose()?;
     let file = dir.join("log");
     heads.extend(files.tree_heads().iter().map(|head| SignedHead { file: file.clone(), head: *head }));
     let quiet: Progress<'_> = &crate::quiet;
@@ -153,7 +173,8 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
         |done| progress(done, total),
     )?;
     progress(total, total);
-    fold.finish(verifier, options.key.is_some(), files.is_live())
+    let report = fold.finish(verifier, options.key.is_some(), files.is_live())?;
+    Ok(Report { witnessed, ..report })
 }
 
 /// Verifies any log there is, against signed tree heads; digests are not compared.
@@ -161,17 +182,18 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
 /// # Errors
 /// [`Broken`].
 pub fn verify_log(log: &dyn ReadLog, verifier: &HeadVerifier, heads: &[String]) -> Result<Report, Broken> {
-    let mut fold = Fold::new(known_heads(heads, verifier)?, None, None);
+    let notes: Vec<_> = heads.iter().map(|note| (PathBuf::from("the given tree head"), note.clone())).collect();
+    let mut fold = Fold::new(known_heads(&notes, verifier)?, None, None);
     fold.run(&mut Commits::new(log)?, |_| None, |_| {})?;
     fold.finish(verifier, true, false)
 }
 
-fn known_heads(notes: &[String], verifier: &HeadVerifier) -> Result<Vec<SignedHead>, Broken> {
+fn known_heads(notes: &[(PathBuf, String)], verifier: &HeadVerifier) -> Result<Vec<SignedHead>, Broken> {
     notes
         .iter()
-        .map(|note| match verifier.verify(note) {
-            Ok(head) => Ok(SignedHead { file: PathBuf::from("the given tree head"), head }),
-            Err(error) => Err(Broken::beside(Path::new("the given tree head"), error.to_string())),
+        .map(|(file, note)| match verifier.verify(note) {
+            Ok(head) => Ok(SignedHead { file: file.clone(), head }),
+            Err(error) => Err(Broken::beside(file, error.to_string())),
         })
         .collect()
 }
@@ -379,6 +401,7 @@ impl Fold {
             signed_sizes: self.signed_sizes,
             unsigned_events: position.0 - newest,
             digests_position: self.digests_position,
+            witnessed: None,
             live,
         })
     }
