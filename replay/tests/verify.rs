@@ -8,10 +8,12 @@ use std::{fs, path::Path, time::Duration};
 use keyledger_events::{
     Commit, CommitBody, CommitNumber, Position,
     head::HeadSigner,
+    note::{Note, WitnessSigner},
     store::{
         Proposal, ReadLog, Store,
         file::{FileStore, Options as StoreOptions},
     },
+    witness::Policy,
 };
 use keyledger_replay::verify::{Broken, Options, Report, verify, verify_log};
 use support::{
@@ -305,6 +307,46 @@ fn heads_replaced_or_missing_are_found() {
     check(dir.path()).unwrap();
     fs::remove_file(dir.path().join("log/head.1")).unwrap();
     assert!(check(dir.path()).is_err());
+}
+
+#[test]
+fn a_policy_is_met_by_cosigned_heads_of_this_very_log() {
+    let commits = Town::new(11).history(60);
+    let (dir, half) = (directory_of(&commits), &commits[..30]);
+    let witnesses = [1, 2].map(|n: u8| WitnessSigner::new(&format!("witness.example/{n}"), &[n; 32]).unwrap());
+    let lines: String = (1..3).zip(&witnesses).map(|(n, w)| format!("witness w{n} {}\n", w.verifier())).collect();
+    let cosigned = |note: &str, by: &[WitnessSigner]| {
+        let parsed = Note::parse(note).unwrap();
+        by.iter().fold(note.to_owned(), |note, witness| note + &witness.cosign(&parsed, 1_800_000_000))
+    };
+    let with = |rest: &str| {
+        let policy = Some(Policy::parse(&format!("{lines}{rest}")).unwrap());
+        verify(dir.path(), &Options { policy, ..Options::default() })
+    };
+    let both = "group q all w1 w2\nquorum q\n";
+    let says = |rest: &str, what: &str| {
+        let broken = with(rest).unwrap_err();
+        assert!(broken.what.contains(what), "{broken}");
+    };
+    let file = dir.path().join("ledger.cosigned");
+
+    says(both, "no tree head here is cosigned");
+    fs::write(&file, cosigned(&directory::head(half, &signer()), &witnesses[..1])).unwrap();
+    says(both, "no tree head here is cosigned");
+    assert_eq!(with("quorum w1\n").unwrap().witnessed.unwrap().by[0].0, "w1");
+    fs::write(&file, cosigned(&directory::head(half, &signer()), &witnesses)).unwrap();
+    let witnessed = with(both).unwrap().witnessed.unwrap();
+    assert_eq!((witnessed.size, witnessed.by.len()), (half.last().unwrap().end().0, 2));
+    assert_eq!(witnessed.by[1].1.to_string(), "2027-01-15T08:00:00.000000Z");
+    let stranger = HeadSigner::new("elsewhere.example", &[8; 32]).unwrap();
+    says(&format!("log {}\n{both}", stranger.verifier()), "about other ledgers");
+    with(&format!("log {}\n{both}", signer().verifier())).unwrap();
+    // Cosigned, and not this log's: the witnesses have seen another one.
+    let fork = Town::new(12).history(60);
+    fs::write(&file, cosigned(&directory::head(&fork[..30], &signer()), &witnesses)).unwrap();
+    says(both, "history was changed");
+    fs::write(&file, "not a head").unwrap();
+    says(both, "not a signed tree head");
 }
 
 #[test]
