@@ -21,6 +21,7 @@ use crate::{
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::Ledger,
     random,
+    witnesses::Witnesses,
 };
 
 /// The service's parts. One for the process, shared by all handlers.
@@ -31,6 +32,8 @@ pub struct App {
     pub ledger: Ledger,
     /// The log, for reading.
     pub store: Arc<dyn Store>,
+    /// Who cosigns the tree's heads, if anybody is asked to.
+    pub witnesses: Option<Arc<Witnesses>>,
     /// What reads are answered from.
     pub projections: Arc<Projections>,
     /// The persons' sealing keys.

@@ -3,7 +3,7 @@
 mod bootstrap;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use keyledger_events::{
         file::{FileStore, Options},
         keyring::{Keyring, KeyringError, create_signing_seed, load_signing_seed},
     },
+    witness::Policy,
 };
 use keyledger_projections::{Projections, usage::Usage};
 
@@ -32,6 +33,7 @@ use crate::{
     random,
     side::Side,
     sweeper,
+    witnesses::{Heads, Witnesses},
 };
 
 /// How long a write may take until its caller is told that the outcome is not known.
@@ -66,6 +68,14 @@ pub enum ServeError {
     /// The ledger's name or key is not usable.
     #[error(transparent)]
     Head(#[from] keyledger_events::head::HeadError),
+    /// The witness policy can't be used.
+    #[error("{}: {what}", file.display())]
+    Witnesses {
+        /// The policy's file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// A first step on a fresh ledger was refused.
     #[error("the fresh ledger could not be set up: {0}")]
     Bootstrap(String),
@@ -145,6 +155,9 @@ impl Background {
             tracing::warn!(%error, "the projections could not be checkpointed; the next start takes longer");
         }
         self.side.flush();
+        if let Some(witnesses) = &app.witnesses {
+            witnesses.stop();
+        }
         // With the last handle to the ledger its threads end; dropping the log then signs its last tree head.
         drop(app);
         let mut log = self.log;
@@ -183,6 +196,8 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     create_private(&keys)?;
     let seed = signing_seed(&data, &keys.join("signing.key"))?;
     let signer = HeadSigner::new(&origin(&config)?, &seed)?;
+    let policy = config.witness_policy.as_deref().map(witness_policy).transpose()?;
+    let verifier = signer.verifier();
     let (store, recovery) = FileStore::open(&data, signer, &Options::default())?;
     if let Some(trimmed) = &recovery.trimmed {
         tracing::warn!(?trimmed, "an unfinished write at the log's end was trimmed; nothing acknowledged was in it");
@@ -211,10 +226,16 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
     let keyring = Arc::new(keyring);
     let rates = Arc::new(RateLimits::new(config.rates(), metrics.clone()));
+    let witnesses = policy.map(|policy| Arc::new(Witnesses::new(policy, &verifier, &data, metrics.clone())));
+    if let Some(witnesses) = &witnesses {
+        let heads: Arc<dyn Heads> = log.tree();
+        witnesses.start(&heads).map_err(io("witness threads"))?;
+    }
     let app = Arc::new(App {
         config,
         ledger,
         store,
+        witnesses,
         projections,
         keyring,
         clock,
@@ -228,6 +249,12 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     });
     erase_the_erased(&app)?;
     Ok((app, Background { usage: Arc::new(usage), side, log }))
+}
+
+fn witness_policy(file: &Path) -> Result<Policy, ServeError> {
+    let refuse = |what: String| ServeError::Witnesses { file: file.to_path_buf(), what };
+    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    Policy::parse(&text).map_err(|error| refuse(error.to_string()))
 }
 
 /// A person who has left their last team is signed out everywhere. (Who is left in another team stays signed in, and

@@ -15,8 +15,9 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use keyledger_events::{
-    head::{HeadVerifier, TreeHead},
+    head::HeadVerifier,
     note::Note,
+    store::file::{PublishedHead, PublishedTree},
     tree::NodeHash,
     witness::{Policy, Witness},
 };
@@ -40,14 +41,24 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 
 /// The ledger's own side: what there is to cosign.
 pub trait Heads: Send + Sync + 'static {
-    /// The newest signed tree head, and its note.
-    fn newest(&self) -> (TreeHead, String);
+    /// The newest published tree head; none while there is none.
+    fn newest(&self) -> Option<PublishedHead>;
 
     /// The proof that the tree of `new` events begins with the one of `old`.
     ///
     /// # Errors
     /// Why it can't be had.
     fn consistency(&self, old: u64, new: u64) -> Result<Vec<NodeHash>, String>;
+}
+
+impl Heads for PublishedTree {
+    fn newest(&self) -> Option<PublishedHead> {
+        self.head()
+    }
+
+    fn consistency(&self, old: u64, new: u64) -> Result<Vec<NodeHash>, String> {
+        Self::consistency(self, old, new).map_err(|error| error.to_string())
+    }
 }
 
 /// The witnesses, and what they have cosigned.
@@ -108,9 +119,9 @@ impl Witnesses {
 
     /// The note to publish: the newest head with the cosignatures it has; for a moment still the newest one that meets
     /// the policy, if this one does not yet.
-    pub fn published(&self, newest: (TreeHead, String)) -> String {
+    pub fn published(&self, newest: PublishedHead) -> String {
         let mut state = self.lock();
-        let size = newest.0.size;
+        let size = newest.head.size;
         let Collected { note, since, .. } = state.collected(newest);
         let (note, held_back) = (note.clone(), since.elapsed() < HELD_BACK);
         match &state.met {
@@ -127,11 +138,9 @@ impl Witnesses {
         let mut wait = LOOK_EVERY;
         while !self.sleep(wait) {
             wait = LOOK_EVERY;
-            let (head, note) = heads.newest();
-            if head.size == asking.cosigned {
-                continue;
-            }
-            self.lock().collected((head, note.clone()));
+            let Some(newest) = heads.newest().filter(|newest| newest.head.size != asking.cosigned) else { continue };
+            let PublishedHead { head, note } = newest.clone();
+            self.lock().collected(newest);
             match asking.ask(head.size, &note, heads) {
                 Ok(lines) => {
                     self.collect(head.size, &lines);
@@ -189,7 +198,7 @@ impl Witnesses {
 
 impl State {
     /// What has been collected for a head; begun now, if it is new.
-    fn collected(&mut self, (head, note): (TreeHead, String)) -> &Collected {
+    fn collected(&mut self, PublishedHead { head, note }: PublishedHead) -> &Collected {
         let known = self.heads.iter().position(|known| known.size == head.size);
         let at = known.unwrap_or_else(|| {
             if self.heads.len() == HEADS_KEPT {

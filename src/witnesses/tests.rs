@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyledger_events::{
-    head::HeadSigner,
+    head::{HeadSigner, TreeHead},
     note::WitnessSigner,
     tree::{
         Frontier, leaf_hash, node_hash,
@@ -61,10 +61,10 @@ impl Tree {
 }
 
 impl Heads for Tree {
-    fn newest(&self) -> (TreeHead, String) {
+    fn newest(&self) -> Option<PublishedHead> {
         let leaves = self.leaves.lock().unwrap();
         let head = TreeHead { size: leaves.len() as u64, root: Self::root(&leaves) };
-        (head, self.signer.sign(&head))
+        Some(PublishedHead { head, note: self.signer.sign(&head) })
     }
 
     fn consistency(&self, old: u64, new: u64) -> Result<Vec<NodeHash>, String> {
@@ -170,7 +170,7 @@ fn start(tree: &Arc<Tree>, lines: &str, dir: &Path) -> Arc<Witnesses> {
 fn wait(witnesses: &Witnesses, tree: &Tree, until: impl Fn(&Note) -> bool) -> String {
     let began = Instant::now();
     loop {
-        let note = witnesses.published(tree.newest());
+        let note = witnesses.published(tree.newest().unwrap());
         if until(&Note::parse(&note).unwrap()) {
             return note;
         }
@@ -194,10 +194,10 @@ fn two_of_three_are_enough_and_the_third_holds_up_nobody() {
         let witnesses = start(&tree, &lines, dir.path());
         let met = |note: &Note| witnesses.policy.is_met(note);
         for size in [5, 6, 300] {
-            let newest = tree.newest().0.size;
+            let newest = tree.newest().unwrap().head.size;
             tree.grow(size - newest);
             let note = wait(&witnesses, &tree, |note| met(note) && of_size(size)(note));
-            assert_eq!(tree.signer.verifier().verify(&note).unwrap(), tree.newest().0);
+            assert_eq!(tree.signer.verifier().verify(&note).unwrap(), tree.newest().unwrap().head);
             let seen = witnesses.policy.cosigned(&Note::parse(&note).unwrap());
             assert_eq!(seen.iter().map(|seen| seen.witness.as_str()).collect::<Vec<_>>(), ["w1", "w3"], "{third:?}");
             assert_eq!(note, fs::read_to_string(dir.path().join(COSIGNED)).unwrap(), "it is kept");
@@ -211,7 +211,7 @@ fn two_of_three_are_enough_and_the_third_holds_up_nobody() {
             Arc::new(Metrics::new()),
         );
         tree.grow(1);
-        assert!(of_size(300)(&Note::parse(&later.published(tree.newest())).unwrap()));
+        assert!(of_size(300)(&Note::parse(&later.published(tree.newest().unwrap())).unwrap()));
         wait(&later, &tree, of_size(301));
     }
 }
@@ -236,7 +236,7 @@ fn a_witness_that_knows_a_longer_or_another_history_is_not_talked_round() {
         let witness = &witnesses.policy.witnesses()[number];
         let agent = Agent::config_builder().http_status_as_error(false).build().new_agent();
         let mut asking = Asking { witness, agent, known: 0, cosigned: 0 };
-        let (head, note) = tree.newest();
+        let PublishedHead { head, note } = tree.newest().unwrap();
         assert_eq!(asking.ask(head.size, &note, &*tree), Err(why));
     }
     witnesses.stop();
