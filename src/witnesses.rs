@@ -66,6 +66,7 @@ pub struct Witnesses {
     policy: Policy,
     file: PathBuf,
     state: Mutex<State>,
+    saving: Mutex<()>,
     stopped: Condvar,
     metrics: Arc<Metrics>,
 }
@@ -96,7 +97,7 @@ impl Witnesses {
             policy.is_met(&Note::parse(&note).ok()?).then_some((head.size, note))
         });
         let state = State { met, ..State::default() };
-        Self { policy, file, state: Mutex::new(state), stopped: Condvar::new(), metrics }
+        Self { policy, file, state: Mutex::new(state), saving: Mutex::default(), stopped: Condvar::new(), metrics }
     }
 
     /// Starts a thread for each witness that has an address. They end after [`Witnesses::stop`].
@@ -169,12 +170,22 @@ impl Witnesses {
         if !met || state.met.as_ref().is_some_and(|(newest, _)| *newest > size) {
             return;
         }
-        state.met = Some((size, note.clone()));
+        state.met = Some((size, note));
         drop(state);
         self.metrics.witnessed_positions.set(size as f64);
-        if let Err(error) = save(&self.file, &note) {
+        if let Err(error) = self.save() {
             tracing::warn!(%error, file = %self.file.display(), "the cosigned tree head could not be saved");
         }
+    }
+
+    /// Replaces the file by what is newest by now. Durable on return.
+    fn save(&self) -> io::Result<()> {
+        let _one_at_a_time = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, note)) = self.lock().met.clone() else { return Ok(()) };
+        let new = self.file.with_extension("cosigned.new");
+        fs::write(&new, note)?;
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, &self.file)
     }
 
     /// True: it is time to end.
@@ -302,14 +313,6 @@ impl Asking<'_> {
 fn request(old: u64, proof: &[NodeHash], note: &str) -> String {
     let proof: String = proof.iter().map(|node| format!("{}\n", BASE64.encode(node.0))).collect();
     format!("old {old}\n{proof}\n{note}")
-}
-
-/// Replaces the file. Durable on return.
-fn save(file: &Path, note: &str) -> io::Result<()> {
-    let new = file.with_extension("cosigned.new");
-    fs::write(&new, note)?;
-    fs::File::open(&new)?.sync_all()?;
-    fs::rename(&new, file)
 }
 
 #[cfg(test)]
