@@ -178,7 +178,7 @@ impl Witnesses {
         }
     }
 
-    /// Replaces the file by what is newest by now. Durable on return.
+    /// Replaces the file by what is newest by now.
     fn save(&self) -> io::Result<()> {
         let _one_at_a_time = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((_, note)) = self.lock().met.clone() else { return Ok(()) };
