@@ -32,7 +32,8 @@ pub enum Command {
     Verify {
         /// The data directory, or a copy of one.
         dir: PathBuf,
-        /// The verifier key to believe, as text in a file; without it the directory's own is believed, and said so.
+        /// The verifier key to believe, as text in a file, in force still or replaced since; without it the directory's
+        /// own is believed, and said so.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
         /// A signed tree head seen elsewhere, as a note in a file; may be given often.
@@ -131,6 +132,22 @@ fn report_text(answer: &Value, report: &Report) -> String {
         Some(position) => format!("The served digests, of {position} events, are the log's."),
         None => "No digests are served from this directory; none were compared.".to_owned(),
     });
+    match (report.key_rotations, report.key_pinned) {
+        (0, _) => {}
+        (1, true) => lines.push("One rotation of the signing key was followed from the key you gave.".to_owned()),
+        (count, true) => {
+            lines.push(format!("{count} rotations of the signing key were followed from the key you gave."))
+        }
+        (1, false) => lines.push("The signing key was rotated once; the log has the certificate.".to_owned()),
+        (count, false) => {
+            lines.push(format!("The signing key was rotated {count} times; the log has the certificates."))
+        }
+    }
+    if report.key_rotation_unfinished {
+        lines.push(
+            "A rotation of the signing key was cut short after its event; the next start finishes it.".to_owned(),
+        );
+    }
     if !report.key_pinned {
         lines.push(
             "The key is the directory's own. Whoever could rewrite the log could replace it: keep ledger.vkey elsewhere \

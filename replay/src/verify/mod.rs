@@ -2,7 +2,8 @@
 //!
 //! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
 //! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
-//! root against every signed tree head; the store's own checkpoint; and the digests of the projections against those that are served.
+//! root against every signed tree head; that the certificates of the signing keys beside the log are those in it; the
+//! store's own checkpoint; and the digests of the projections against those that are served.
 
 mod evidence;
 mod history;
@@ -20,6 +21,7 @@ use std::{
 use keyledger_events::{
     CommitNumber, Position,
     head::{HeadVerifier, TreeHead},
+    rotation::KeyChain,
     store::{
         Head, ReadError, ReadLog,
         file::{Checked, LogFiles},
@@ -42,7 +44,8 @@ use crate::Progress;
 /// How to verify a directory.
 #[derive(Default)]
 pub struct Options<'a> {
-    /// The key that an auditor has pinned; without it the directory's own is believed, and the report says so.
+    /// The key that an auditor has pinned, in force still or replaced since; without it the directory's own are believed,
+    /// and the report says so.
     pub key: Option<HeadVerifier>,
     /// Signed tree heads kept elsewhere, as notes: what a witness or an older audit has seen.
     pub known_heads: Vec<String>,
@@ -58,6 +61,10 @@ pub struct Report {
     /// Whether the key came from whoever asked. Else it is the directory's own, which whoever can rewrite the log can
     /// replace.
     pub key_pinned: bool,
+    /// How many rotations of the signing key lead from that key, or else from the ledger's first, to the one in force.
+    pub key_rotations: u64,
+    /// Whether a crash has left a rotation after its event: the server's next start finishes it.
+    pub key_rotation_unfinished: bool,
     /// How many commits there are.
     pub commits: u64,
     /// How many events.
@@ -122,6 +129,7 @@ impl From<ReadError> for Broken {
             ReadError::OtherRoot { .. } => {
                 Self { file: None, offset: None, position: Position(0), what: error.to_string() }
             }
+            ReadError::Keys { file, what } => Self::beside(&file, what.to_string()),
             ReadError::TreeHead { file, what } => Self::beside(&file, what.to_string()),
             ReadError::Io { file, error } => Self::beside(&file, error.to_string()),
             ReadError::Locked { file } => Self::beside(&file, "in use by another process"),
@@ -138,8 +146,8 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     let served = served_digests(dir)?;
     let checked = Checked::read(dir)?.map(|checked| (Checked::file(dir), checked));
     let files = LogFiles::open(dir, options.key.as_ref())?;
-    let verifier = files.verifier();
-    let mut heads = known_heads(&options.known_heads, verifier)?;
+    let keys = files.keys();
+    let mut heads = known_heads(&options.known_heads, keys)?;
     let file = dir.join("log");
     heads.extend(files.tree_heads().iter().map(|head| SignedHead { file: file.clone(), head: *head }));
     let quiet: Progress<'_> = &crate::quiet;
@@ -153,7 +161,9 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
         |done| progress(done, total),
     )?;
     progress(total, total);
-    fold.finish(verifier, options.key.is_some(), files.is_live())
+    let unfinished = fold.compare_keys(keys, &LogFiles::keys_file(dir))?;
+    let report = fold.finish(keys, options.key.is_some(), files.is_live())?;
+    Ok(Report { key_rotation_unfinished: unfinished, ..report })
 }
 
 /// Verifies any log there is, against signed tree heads; digests are not compared.
@@ -161,15 +171,17 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
 /// # Errors
 /// [`Broken`].
 pub fn verify_log(log: &dyn ReadLog, verifier: &HeadVerifier, heads: &[String]) -> Result<Report, Broken> {
-    let mut fold = Fold::new(known_heads(heads, verifier)?, None, None);
+    let keys = verifier.clone().into();
+    let mut fold = Fold::new(known_heads(heads, &keys)?, None, None);
     fold.run(&mut Commits::new(log)?, |_| None, |_| {})?;
-    fold.finish(verifier, true, false)
+    fold.finish(&keys, true, false)
 }
 
-fn known_heads(notes: &[String], verifier: &HeadVerifier) -> Result<Vec<SignedHead>, Broken> {
+/// Heads from elsewhere can only speak against the log: those of keys before the pinned one are compared, too.
+fn known_heads(notes: &[String], keys: &KeyChain) -> Result<Vec<SignedHead>, Broken> {
     notes
         .iter()
-        .map(|note| match verifier.verify(note) {
+        .map(|note| match keys.verify_known(note) {
             Ok(head) => Ok(SignedHead { file: PathBuf::from("the given tree head"), head }),
             Err(error) => Err(Broken::beside(Path::new("the given tree head"), error.to_string())),
         })
@@ -349,7 +361,30 @@ impl Fold {
         Ok(())
     }
 
-    fn finish(self, verifier: &HeadVerifier, key_pinned: bool, live: bool) -> Result<Report, Broken> {
+    /// The certificates beside the log must be those in it. Says whether the log has one more, which a crash has kept
+    /// from being brought into force: the log's last event then, and nothing signed by its new key.
+    fn compare_keys(&self, keys: &KeyChain, file: &Path) -> Result<bool, Broken> {
+        let (recorded, beside) = (self.history.certificates(), keys.certificates());
+        let broken = |position, what: &str| {
+            Err(Broken { file: Some(file.to_path_buf()), offset: None, position, what: what.to_owned() })
+        };
+        let same = recorded.iter().zip(beside).take_while(|(recorded, beside)| recorded == beside).count();
+        match (recorded.get(same), beside.get(same)) {
+            (None, None) => Ok(false),
+            (Some(last), None) if last.position().0 + 1 == self.position.0 && last.old() == keys.newest() => Ok(true),
+            (Some(event), None) => {
+                broken(event.position(), "the log has a rotation of the signing key whose certificate is missing here")
+            }
+            (None, Some(certificate)) => {
+                broken(certificate.position(), "the certificate of a signing key that is no event of the log")
+            }
+            (Some(event), Some(_)) => {
+                broken(event.position(), "the certificate of a signing key is another than the log's event")
+            }
+        }
+    }
+
+    fn finish(self, keys: &KeyChain, key_pinned: bool, live: bool) -> Result<Report, Broken> {
         let position = self.position;
         if let Some(SignedHead { file, head }) = self.heads.into_iter().next() {
             let what =
@@ -369,8 +404,10 @@ impl Fold {
         let root: NodeHash = self.frontier.root();
         let newest = self.signed_sizes.last().copied().unwrap_or(0);
         Ok(Report {
-            origin: verifier.origin().to_owned(),
+            origin: keys.origin().to_owned(),
             key_pinned,
+            key_rotations: keys.rotations() as u64,
+            key_rotation_unfinished: false,
             commits: self.commits.0,
             events: position.0,
             teams: self.history.teams(),

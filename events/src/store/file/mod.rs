@@ -16,6 +16,7 @@ mod keeper;
 mod log;
 mod opening;
 mod recover;
+mod rotate;
 mod segment;
 mod slots;
 mod space;
@@ -30,7 +31,15 @@ use std::{
     time::Duration,
 };
 
-pub use self::{checked::Checked, files::LogFiles, frame::Frame, frames::Frames, log::FileLog, segment::Segment};
+pub use self::{
+    checked::Checked,
+    files::LogFiles,
+    frame::Frame,
+    frames::Frames,
+    log::FileLog,
+    rotate::{Fresh, RotateError, Settled, rotate_signing_key, settle_rotation},
+    segment::Segment,
+};
 use self::{
     files::LOG_DIR,
     keeper::{Inbox, Keeper},
@@ -111,7 +120,8 @@ pub struct FileStore {
     /// None only while it is dropped.
     sender: Option<mpsc::Sender<Submitted>>,
     threads: Vec<JoinHandle<()>>,
-    _lock: Lock,
+    /// None only once it was taken out.
+    lock: Option<Lock>,
 }
 
 impl FileStore {
@@ -130,10 +140,21 @@ impl FileStore {
         signer: HeadSigner,
         options: &Options,
     ) -> Result<(Self, Recovery), ReadError> {
-        let options = Options { segment_bytes: options.segment_bytes.min(SEGMENT_LEN_MAX), ..options.clone() };
         let log = dir.join(LOG_DIR);
         create_dirs(&*disk, dir, &log).map_err(|error| io_error(&log, error))?;
         let lock = take_lock(&*disk, dir)?;
+        Self::open_locked(disk, dir, signer, options, lock)
+    }
+
+    fn open_locked(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        signer: HeadSigner,
+        options: &Options,
+        lock: Lock,
+    ) -> Result<(Self, Recovery), ReadError> {
+        let options = Options { segment_bytes: options.segment_bytes.min(SEGMENT_LEN_MAX), ..options.clone() };
+        let log = dir.join(LOG_DIR);
         let opening = Opening { disk: disk.clone(), dir, log: &log, signer: &signer, options: &options };
         let Opened { recovered, signed, mut recovery, spare } = opening.open()?;
 
@@ -182,7 +203,7 @@ impl FileStore {
             spawn("log-writer", move || writer.run(&receiver)).map_err(io)?,
             spawn("log-keeper", move || keeper.run()).map_err(io)?,
         ];
-        Ok((Self { shared, inbox, sender: Some(sender), threads, _lock: lock }, recovery))
+        Ok((Self { shared, inbox, sender: Some(sender), threads, lock: Some(lock) }, recovery))
     }
 
     /// Why the log has failed, if it has: then nothing more is acknowledged, and the process should end.
@@ -194,10 +215,14 @@ impl FileStore {
     pub fn tree_head(&self) -> String {
         self.inbox.note()
     }
-}
 
-impl Drop for FileStore {
-    fn drop(&mut self) {
+    /// Ends as dropping it does, but keeps the directory for its caller.
+    fn close(mut self) -> Option<Lock> {
+        self.end();
+        self.lock.take()
+    }
+
+    fn end(&mut self) {
         self.sender = None;
         // The writer ends first, so that the keeper signs all it has written.
         let mut threads = self.threads.drain(..);
@@ -206,6 +231,12 @@ impl Drop for FileStore {
         }
         self.inbox.stop();
         threads.for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
