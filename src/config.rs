@@ -12,6 +12,7 @@ use figment::{
     providers::{Format as _, Serialized, Toml},
     value::{Dict, Map, Value},
 };
+use keyledger_events::head::is_origin;
 use serde::{Deserialize, Serialize, de};
 
 use crate::http::{limits::Rates, server::Limits};
@@ -154,10 +155,11 @@ impl Config {
         if self.public_url.as_deref().is_some_and(|url| !is_origin_url(url)) {
             return refuse("public_url must be http:// or https://, a host and perhaps a port, and nothing after them");
         }
-        if self.origin.as_deref().is_some_and(|origin| {
-            origin.is_empty() || origin.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
-        }) {
-            return refuse("origin must not be empty and must hold neither space nor '+' (C2SP signed-note)");
+        if self.origin.as_deref().is_some_and(|origin| !is_origin(origin)) {
+            return refuse(
+                "origin must have 1 to 200 bytes and hold neither space nor '+' (C2SP signed-note), and must not be \
+                 of the form keyledger-…/…, which the ledger's other notes have",
+            );
         }
         if self.connections_max == 0 {
             return refuse("connections_max must be at least 1");
@@ -433,6 +435,7 @@ mod tests {
             ("", env(&[("KEYLEDGER_PUBLIC_URL", "https://x.example/path")]), vec!["public_url"]),
             ("", env(&[("KEYLEDGER_PUBLIC_URL", "ftp://x")]), vec!["public_url"]),
             ("", env(&[("KEYLEDGER_ORIGIN", "a b")]), vec!["origin"]),
+            ("", env(&[("KEYLEDGER_ORIGIN", "keyledger-key-rotation/v1")]), vec!["origin"]),
             ("", env(&[("KEYLEDGER_LOG_FILTER", "==")]), vec!["log_filter"]),
             ("trusted_proxies = [\"10.0.0.0/33\"]", env(&[]), vec!["trusted_proxies", "10.0.0.0/8"]),
         ] {

@@ -13,7 +13,7 @@ use keyledger_events::{
     head::{HeadSigner, HeadVerifier},
     store::{
         ReadError, Store,
-        file::{FileStore, Options},
+        file::{FileStore, Options, RotateError, Settled, settle_rotation},
         keyring::{Keyring, KeyringError, create_signing_seed, load_signing_seed},
     },
     witness::Policy,
@@ -65,6 +65,9 @@ pub enum ServeError {
         /// What it said.
         error: std::io::Error,
     },
+    /// A rotation of the signing key was cut short and can't be finished.
+    #[error("the signing key's rotation can't be finished: {0}")]
+    Rotation(#[from] RotateError),
     /// The ledger's name or key is not usable.
     #[error(transparent)]
     Head(#[from] keyledger_events::head::HeadError),
@@ -85,8 +88,11 @@ impl ServeError {
     /// The process's exit code: 3 when the ledger is damaged, 1 otherwise.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Log(ReadError::Locked { .. } | ReadError::Io { .. }) => 1,
-            Self::Log(_) | Self::Failed(_) => 3,
+            Self::Log(error) | Self::Rotation(RotateError::Log(error)) => match error {
+                ReadError::Locked { .. } | ReadError::Io { .. } => 1,
+                _ => 3,
+            },
+            Self::Failed(_) => 3,
             _ => 1,
         }
     }
@@ -194,6 +200,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     create_private(&data)?;
     let keys = data.join("keys");
     create_private(&keys)?;
+    finish_rotation(&data)?;
     let seed = signing_seed(&data, &keys.join("signing.key"))?;
     let signer = HeadSigner::new(&origin(&config)?, &seed)?;
     let policy = config.witness_policy.as_deref().map(witness_policy).transpose()?;
@@ -276,6 +283,20 @@ fn erase_the_erased(app: &App) -> Result<(), ServeError> {
         if app.keyring.get(person).is_some() {
             app.keyring.erase(person)?;
         }
+    }
+    Ok(())
+}
+
+/// A rotation of the signing key that a crash has cut short is ended before anything is signed.
+fn finish_rotation(data: &Path) -> Result<(), ServeError> {
+    match settle_rotation(data, &Options::default())? {
+        Some(Settled::Finished(certificate)) => {
+            tracing::warn!(key = %certificate.new_key(), "an interrupted rotation of the signing key was finished");
+        }
+        Some(Settled::TakenBack) => {
+            tracing::warn!("an interrupted rotation of the signing key was taken back; the old key stays in force");
+        }
+        None => {}
     }
     Ok(())
 }

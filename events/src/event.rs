@@ -239,6 +239,13 @@ pub struct PersonErasedV1 {
     pub person: PersonId,
 }
 
+/// The ledger's signing key gave way to another: only in the system stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SigningKeyRotatedV1 {
+    /// What the old key says of the new one: [`rotation::Certificate`](crate::rotation::Certificate), a signed note.
+    pub certificate: String,
+}
+
 /// Why bytes are not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
@@ -330,6 +337,8 @@ events! {
     ServiceCredentialIssued(ServiceCredentialIssuedV1) = 13 v 1, "service_credential_issued";
     /// See [`PersonErasedV1`].
     PersonErased(PersonErasedV1) = 14 v 1, "person_erased";
+    /// See [`SigningKeyRotatedV1`].
+    SigningKeyRotated(SigningKeyRotatedV1) = 16 v 1, "signing_key_rotated";
 }
 
 impl Event {

@@ -8,7 +8,7 @@ use std::fmt;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
 use crate::{
-    note::{Algorithm, Note, NoteError, NoteSigner, NoteVerifier},
+    note::{self, Algorithm, Note, NoteError, NoteSigner, NoteVerifier},
     tree::NodeHash,
 };
 
@@ -25,12 +25,24 @@ pub struct TreeHead {
 #[derive(Debug)]
 pub struct HeadSigner(NoteSigner);
 
+/// How the first line of everything begins that the ledger signs and that is no tree head; a `/` and a version follow.
+const RESERVED: &str = "keyledger-";
+
+/// Whether a ledger may be named so: no spaces, plus signs or control characters, at most 200 bytes, and not like the
+/// kind of another note: `keyledger-` with a `/` behind it. A host's name alone, such as keyledger-1.example, is none.
+pub fn is_origin(name: &str) -> bool {
+    note::check_name(name).is_ok() && !name.strip_prefix(RESERVED).is_some_and(|rest| rest.contains('/'))
+}
+
 impl HeadSigner {
-    /// `origin` is the ledger's name, without spaces, plus signs or line breaks; `seed` is 32 random bytes.
+    /// `origin` is the ledger's name, see [`is_origin`]; `seed` is 32 random bytes.
     ///
     /// # Errors
     /// [`HeadError::Origin`].
     pub fn new(origin: &str, seed: &[u8; 32]) -> Result<Self, HeadError> {
+        if !is_origin(origin) {
+            return Err(HeadError::Origin);
+        }
         NoteSigner::new(origin, seed).map(Self).map_err(|_| HeadError::Origin)
     }
 
@@ -42,6 +54,11 @@ impl HeadSigner {
     /// The head as a signed note.
     pub fn sign(&self, head: &TreeHead) -> String {
         self.0.sign(&format!("{}\n{}\n{}\n", self.0.name(), head.size, BASE64.encode(head.root.0)))
+    }
+
+    /// A text of another kind as a signed note: its first line begins as [`is_origin`] refuses it.
+    pub(crate) fn sign_text(&self, text: &str) -> String {
+        self.0.sign(text)
     }
 }
 
@@ -71,6 +88,11 @@ impl HeadVerifier {
         let root = lines.next().and_then(|line| BASE64.decode(line).ok()).ok_or(HeadError::Note)?;
         Ok(TreeHead { size, root: NodeHash(root.try_into().map_err(|_| HeadError::Note)?) })
     }
+
+    /// Whether the ledger has signed the note, whatever it says.
+    pub(crate) fn has_signed(&self, note: &Note) -> bool {
+        self.0.verify(note).is_ok()
+    }
 }
 
 impl fmt::Display for HeadVerifier {
@@ -93,7 +115,11 @@ impl std::str::FromStr for HeadVerifier {
             NoteError::Name => HeadError::Origin,
             _ => HeadError::Key,
         })?;
-        if verifier.algorithm() == Algorithm::Ed25519 { Ok(Self(verifier)) } else { Err(HeadError::Key) }
+        match verifier.algorithm() {
+            Algorithm::Ed25519 if is_origin(verifier.name()) => Ok(Self(verifier)),
+            Algorithm::Ed25519 => Err(HeadError::Origin),
+            Algorithm::Cosignature => Err(HeadError::Key),
+        }
     }
 }
 
@@ -115,6 +141,9 @@ pub enum HeadError {
     /// No valid signature by the ledger's key.
     #[error("the tree head's signature does not hold")]
     Signature,
+    /// Signed by a key of the ledger's that was not in force at that size.
+    #[error("the tree head is signed by a key that was not in force at its size")]
+    NotInForce,
     /// Not a verifier key.
     #[error("not a verifier key of the form name+id+base64")]
     Key,
@@ -158,6 +187,14 @@ mod tests {
         let note =
             HeadSigner::new("other.example/1", &[3; 32]).unwrap().sign(&TreeHead { size: 1, root: NodeHash([0; 32]) });
         assert!(signer().verifier().verify(&note).is_err());
+    }
+
+    #[test]
+    fn no_ledger_is_named_like_another_kind_of_note() {
+        assert!(matches!(HeadSigner::new("keyledger-key-rotation/v1", &[3; 32]), Err(HeadError::Origin)));
+        let note = NoteSigner::new("keyledger-x/v2", &[3; 32]).unwrap();
+        assert_eq!(note.verifier().to_string().parse::<HeadVerifier>(), Err(HeadError::Origin));
+        assert!(HeadSigner::new("keyledger-1.example", &[3; 32]).is_ok());
     }
 
     proptest! {

@@ -9,6 +9,7 @@
 //! * [`record`] — the bytes of one event: envelope, chain, hash. [`commit`] — the bytes of one decision.
 //! * [`tree`], [`note`] and [`head`] — the Merkle tree over all positions, and what the ledger signs of it.
 //! * [`witness`] — who must have seen a tree head before it is believed.
+//! * [`rotation`] — how the signing key gives way to another, and the chain of keys that makes.
 //! * [`store`] — the trait every log implements, and its back ends.
 //! * [`seal`] — personal data under a key that lies outside the log.
 //!
@@ -21,6 +22,7 @@ pub mod head;
 pub mod id;
 pub mod note;
 pub mod record;
+pub mod rotation;
 pub mod seal;
 pub mod secret;
 pub mod store;

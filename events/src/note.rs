@@ -251,7 +251,7 @@ impl FromStr for NoteVerifier {
     }
 }
 
-fn check_name(name: &str) -> Result<(), NoteError> {
+pub(crate) fn check_name(name: &str) -> Result<(), NoteError> {
     let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
     if name.is_empty() || name.len() > 200 || name.contains(bad) { Err(NoteError::Name) } else { Ok(()) }
 }

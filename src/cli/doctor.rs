@@ -7,6 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use keyledger_events::{
+    head::HeadSigner,
+    store::{file::LogFiles, keyring::load_signing_seed},
+};
 use keyledger_replay::verify::{self, verify};
 use serde_json::{Value, json};
 
@@ -123,6 +127,7 @@ fn data_directory(findings: &mut Findings, data: &Path) {
     for (what, file) in [("signing key", "keys/signing.key"), ("persons' keys", "keys/persons.keys")] {
         private_file(findings, what, &data.join(file), metadata.uid());
     }
+    key_in_force(findings, data);
     match verify(data, &verify::Options::default()) {
         Ok(report) => findings.add(
             "log",
@@ -147,6 +152,35 @@ fn private_file(findings: &mut Findings, what: &'static str, path: &Path, owner:
         // A copy for an auditor has no keys, and needs none.
         Err(error) if error.kind() == io::ErrorKind::NotFound => findings.add(what, Grade::Warning, "not there"),
         Err(error) => findings.add(what, Grade::Bad, error.to_string()),
+    }
+}
+
+/// Which key signs, since when, and whether its seed is the one that is here.
+fn key_in_force(findings: &mut Findings, data: &Path) {
+    const WHAT: &str = "key in force";
+    let files = match LogFiles::open(data, None) {
+        Ok(files) => files,
+        Err(error) => return findings.add(WHAT, Grade::Damaged, error.to_string()),
+    };
+    let keys = files.keys();
+    let since = match keys.certificates().last() {
+        Some(last) => format!("since {}, position {}", last.at(), last.position()),
+        None => "since the ledger began".to_owned(),
+    };
+    if data.join("keys/signing.key.next").exists() {
+        let found = "a rotation was cut short; the server's next start, or the next rotation, ends it";
+        return findings.add(WHAT, Grade::Warning, found);
+    }
+    let (newest, seed) = (keys.newest(), load_signing_seed(&data.join("keys/signing.key")));
+    let fits = match &seed {
+        Ok(Some(seed)) => HeadSigner::new(keys.origin(), seed).is_ok_and(|signer| signer.verifier() == *newest),
+        // That the seed is missing, or can't be read, is said where its file is looked at.
+        Ok(None) | Err(_) => true,
+    };
+    if fits {
+        findings.add(WHAT, Grade::Ok, format!("{newest}, {since}"));
+    } else {
+        findings.add(WHAT, Grade::Bad, format!("{newest}, {since}, but keys/signing.key is another key's"));
     }
 }
 

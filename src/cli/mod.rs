@@ -11,6 +11,7 @@ mod login;
 mod members;
 mod output;
 pub mod replay;
+mod rotate_signing_key;
 mod saved;
 mod serve;
 mod service_token;
@@ -83,6 +84,8 @@ enum Command {
     },
     /// Check the settings, the data directory and the server.
     Doctor(doctor::Args),
+    /// Replace the key that signs tree heads; for operators, with the server stopped.
+    RotateSigningKey(rotate_signing_key::Args),
     /// Issue an `sv-` key for a gateway, an edge or a scraper; for operators.
     ServiceToken(service_token::Args),
     /// Print a shell's completions.
@@ -152,6 +155,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Depart(args) => depart::run(&client()?, output, &args),
         Command::Replay { command } => replay::run(command, output, global.team),
         Command::Doctor(args) => doctor::run(&global, output, &args),
+        Command::RotateSigningKey(args) => rotate_signing_key::run(output, &args),
         Command::ServiceToken(args) => service_token::run(&client()?, output, &args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
@@ -227,6 +231,8 @@ mod tests {
             "replay rebuild d",
             "doctor",
             "doctor --data d",
+            "rotate-signing-key",
+            "rotate-signing-key --data d --json",
             "service-token edge --expires-in-days 365",
             "completions bash",
             "--json whoami",

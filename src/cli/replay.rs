@@ -32,7 +32,8 @@ pub enum Command {
     Verify {
         /// The data directory, or a copy of one.
         dir: PathBuf,
-        /// The verifier key to believe, as text in a file; without it the directory's own is believed, and said so.
+        /// The verifier key to believe, as text in a file, in force still or replaced since; without it the directory's
+        /// own is believed, and said so.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
         /// A signed tree head seen elsewhere, as a note in a file; may be given often.
@@ -146,6 +147,22 @@ fn report_text(answer: &Value, report: &Report) -> String {
         let by = by.iter().map(|(name, at)| format!("{name} at {at}")).collect::<Vec<_>>().join(", ");
         let by = if by.is_empty() { "nobody, whom the policy does not demand".to_owned() } else { plain(&by) };
         lines.push(format!("The tree head of {size} events meets the witness policy: cosigned by {by}."));
+    }
+    match (report.key_rotations, report.key_pinned) {
+        (0, _) => {}
+        (1, true) => lines.push("One rotation of the signing key was followed from the key you gave.".to_owned()),
+        (count, true) => {
+            lines.push(format!("{count} rotations of the signing key were followed from the key you gave."))
+        }
+        (1, false) => lines.push("The signing key was rotated once; the log has the certificate.".to_owned()),
+        (count, false) => {
+            lines.push(format!("The signing key was rotated {count} times; the log has the certificates."))
+        }
+    }
+    if report.key_rotation_unfinished {
+        lines.push(
+            "A rotation of the signing key was cut short after its event; the next start finishes it.".to_owned(),
+        );
     }
     if !report.key_pinned {
         lines.push(

@@ -237,8 +237,12 @@ pub enum KeyringError {
 /// # Errors
 /// [`KeyringError::Io`], or [`KeyringError::Damaged`] if it has another length.
 pub fn load_signing_seed(path: &Path) -> Result<Option<Zeroizing<[u8; SEED_LEN]>>, KeyringError> {
+    load_seed_on(&RealDisk, path)
+}
+
+pub(super) fn load_seed_on(disk: &dyn Disk, path: &Path) -> Result<Option<Zeroizing<[u8; SEED_LEN]>>, KeyringError> {
     let io = |error| KeyringError::Io { file: path.to_owned(), error };
-    let bytes = match RealDisk.open(path, false).and_then(|file| file.read_all(4096)) {
+    let bytes = match disk.open(path, false).and_then(|file| file.read_all(4096)) {
         Ok(bytes) => Zeroizing::new(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
@@ -255,14 +259,18 @@ pub fn load_signing_seed(path: &Path) -> Result<Option<Zeroizing<[u8; SEED_LEN]>
 /// # Errors
 /// [`KeyringError::Io`], of kind `AlreadyExists` if there is one.
 pub fn create_signing_seed(path: &Path, seed: &[u8; SEED_LEN]) -> Result<(), KeyringError> {
+    if path.exists() {
+        return Err(KeyringError::Io { file: path.to_owned(), error: io::ErrorKind::AlreadyExists.into() });
+    }
+    save_seed_on(&RealDisk, path, seed)
+}
+
+pub(super) fn save_seed_on(disk: &dyn Disk, path: &Path, seed: &[u8; SEED_LEN]) -> Result<(), KeyringError> {
     let io = |error| KeyringError::Io { file: path.to_owned(), error };
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Err(io(io::ErrorKind::InvalidFilename.into()));
     };
-    if path.exists() {
-        return Err(io(io::ErrorKind::AlreadyExists.into()));
-    }
-    disk::replace_private(&RealDisk, dir, name, seed).map_err(io)
+    disk::replace_private(disk, dir, name, seed).map_err(io)
 }
 
 #[cfg(test)]

@@ -228,6 +228,14 @@ pub enum ReadError {
         /// What is wrong.
         what: crate::head::HeadError,
     },
+    /// The certificates of the ledger's keys do not lead where they must.
+    #[error("{}: {what}", file.display())]
+    Keys {
+        /// Where they stand.
+        file: std::path::PathBuf,
+        /// What is wrong.
+        what: crate::rotation::RotationError,
+    },
     /// The operating system refused.
     #[error("{}: {error}", file.display())]
     Io {

@@ -30,6 +30,9 @@ impl TeamState {
         match &record.event {
             Event::TeamCreated(_) | Event::PairingDenied(_) => {}
             Event::PersonErased(_) => ensure(team == TeamId::SYSTEM, "a person is erased outside the system stream")?,
+            Event::SigningKeyRotated(_) => {
+                ensure(team == TeamId::SYSTEM, "the signing key is rotated outside the system stream")?;
+            }
             Event::PolicyChanged(e) => {
                 ensure(e.policy.is_possible(), "a policy looser than the ledger's")?;
                 self.policy = e.policy;

@@ -5,7 +5,7 @@ use keyledger_events::{
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PersonErasedV1, PolicyChangedV1,
-        PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
     },
     record::{Actor, AuthMethod},
     seal::Label,
@@ -162,6 +162,10 @@ fn no_history_breaks_a_rule() {
         ("a companion handed over", handed_over(4, MEMBER, OTHER)),
         ("a dead key handed over", handed_over(2, MEMBER, OTHER)),
         ("erased outside the system stream", Event::PersonErased(PersonErasedV1 { person: STRANGER })),
+        (
+            "rotated outside the system stream",
+            Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate: String::new() }),
+        ),
     ];
     for (name, event) in rows {
         let mut state = story().state;

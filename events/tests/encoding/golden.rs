@@ -6,15 +6,17 @@
 use std::collections::BTreeSet;
 
 use keyledger_events::{
-    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Record, RecordHash, Revision,
-    TeamId, Timestamp,
+    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash,
+    Revision, TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1,
         PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
     },
+    head::HeadSigner,
     record::{Actor, StreamHead},
+    rotation::Certificate,
     seal::{Label, Sealed},
     secret::{Kind, RANDOM_LEN, Secret},
 };
@@ -65,6 +67,11 @@ fn service(expires_at: Option<Timestamp>) -> Event {
     })
 }
 
+fn rotated() -> Event {
+    let signer = |byte| HeadSigner::new("ledger.example/1", &[byte; 32]).unwrap();
+    Certificate::sign(&signer(0x71), &signer(0x72).verifier(), Position(73), AT).event()
+}
+
 /// Every event type, and every number of every enum in one.
 fn events() -> Vec<Event> {
     let (credential, effective_at) = (KEY, AT);
@@ -103,6 +110,7 @@ fn events() -> Vec<Event> {
         service(None),
         service(Some(AT)),
         Event::PersonErased(PersonErasedV1 { person: PERSON }),
+        rotated(),
     ]);
     events
 }

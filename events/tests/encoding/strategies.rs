@@ -7,7 +7,8 @@ use keyledger_events::{
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1,
-        PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1,
+        TeamCreatedV1,
     },
     record::{Actor, AuthMethod, StreamHead},
     seal::{Label, Sealed},
@@ -150,6 +151,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         label().prop_map(|device_name| Event::PairingDenied(PairingDeniedV1 { device_name })),
         service_issued(),
         person().prop_map(|person| Event::PersonErased(PersonErasedV1 { person })),
+        text().prop_map(|certificate| Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate })),
     ]
 }
 

@@ -11,6 +11,7 @@ use keyledger_events::{
     CommitNumber, CredentialId, Event, EventId, PersonId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
     event::{CredentialIssuedV1, PolicyV1, Role},
     record::{RecordHeader, StreamHead, follow_chain},
+    rotation::{Certificate, KeyChain},
     seal::Label,
     secret::{Kind, SecretHash},
     store::Damage,
@@ -59,6 +60,8 @@ pub(super) struct History {
     live: LiveSet,
     /// The latest recorded time.
     recorded_at: Timestamp,
+    /// The signing keys, as far as the events tell of them.
+    keys: Option<KeyChain>,
     /// Rows of `active` that can't change any more; only kept while a digest is still to be compared.
     ended_rows: Option<Digest>,
     row: Vec<u8>,
@@ -107,6 +110,7 @@ impl History {
             devices: HashMap::default(),
             live: LiveSet::default(),
             recorded_at: Timestamp::default(),
+            keys: None,
             ended_rows: digests.then(Digest::default),
             row: Vec::new(),
             open: Open::default(),
@@ -126,6 +130,11 @@ impl History {
     /// The latest recorded time.
     pub fn recorded_at(&self) -> Timestamp {
         self.recorded_at
+    }
+
+    /// The certificates that are events, the oldest first.
+    pub fn certificates(&self) -> &[Certificate] {
+        self.keys.as_ref().map_or(&[], KeyChain::certificates)
     }
 
     /// The last event of a stream.
@@ -282,9 +291,28 @@ impl History {
                 }
                 live.holder = e.to;
             }
+            Event::SigningKeyRotated(e) => self.rotated(team, position, &e.certificate)?,
             Event::PairingDenied(_) | Event::PersonErased(_) => {}
         }
         Ok(())
+    }
+
+    fn rotated(&mut self, team: u32, position: Position, certificate: &str) -> Result<(), String> {
+        if self.teams[team as usize].id != TeamId::SYSTEM {
+            return Err("the signing key is rotated outside the system stream".into());
+        }
+        let certificate = Certificate::parse(certificate).map_err(|error| error.to_string())?;
+        if (certificate.position(), certificate.at()) != (position, self.recorded_at) {
+            let (says, at) = (certificate.position(), certificate.at());
+            return Err(format!("the certificate of a signing key is of position {says} at {at}"));
+        }
+        match &mut self.keys {
+            Some(keys) => keys.push(certificate).map_err(|error| error.to_string()),
+            None => {
+                self.keys = Some(KeyChain::begun_by(certificate));
+                Ok(())
+            }
+        }
     }
 
     fn issued(&mut self, team: u32, position: Position, e: &CredentialIssuedV1) -> Result<(), String> {

@@ -2,7 +2,8 @@
 //!
 //! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
 //! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
-//! root against every signed tree head, cosigned as a policy demands; the store's own checkpoint; and the digests of the projections against those that are served.
+//! root against every signed tree head, cosigned as a policy demands; that the certificates of the signing keys beside
+//! the log are those in it; the store's own checkpoint; and the digests of the projections against those that are served.
 
 mod evidence;
 mod history;
@@ -21,6 +22,7 @@ use std::{
 use keyledger_events::{
     CommitNumber, Position, Timestamp,
     head::{HeadVerifier, TreeHead},
+    rotation::KeyChain,
     store::{
         Head, ReadError, ReadLog,
         file::{Checked, LogFiles},
@@ -45,7 +47,8 @@ use crate::Progress;
 /// How to verify a directory.
 #[derive(Default)]
 pub struct Options<'a> {
-    /// The key that an auditor has pinned; without it the directory's own is believed, and the report says so.
+    /// The key that an auditor has pinned, in force still or replaced since; without it the directory's own are believed,
+    /// and the report says so.
     pub key: Option<HeadVerifier>,
     /// Signed tree heads kept elsewhere, as notes: what a witness or an older audit has seen.
     pub known_heads: Vec<String>,
@@ -63,6 +66,10 @@ pub struct Report {
     /// Whether the key came from whoever asked. Else it is the directory's own, which whoever can rewrite the log can
     /// replace.
     pub key_pinned: bool,
+    /// How many rotations of the signing key lead from that key, or else from the ledger's first, to the one in force.
+    pub key_rotations: u64,
+    /// Whether a crash has left a rotation after its event: the server's next start finishes it.
+    pub key_rotation_unfinished: bool,
     /// How many commits there are.
     pub commits: u64,
     /// How many events.
@@ -138,6 +145,7 @@ impl From<ReadError> for Broken {
             ReadError::OtherRoot { .. } => {
                 Self { file: None, offset: None, position: Position(0), what: error.to_string() }
             }
+            ReadError::Keys { file, what } => Self::beside(&file, what.to_string()),
             ReadError::TreeHead { file, what } => Self::beside(&file, what.to_string()),
             ReadError::Io { file, error } => Self::beside(&file, error.to_string()),
             ReadError::Locked { file } => Self::beside(&file, "in use by another process"),
@@ -154,12 +162,11 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     let served = served_digests(dir)?;
     let checked = Checked::read(dir)?.map(|checked| (Checked::file(dir), checked));
     let files = LogFiles::open(dir, options.key.as_ref())?;
-    let verifier = files.verifier();
-    let mut notes: Vec<_> =
-        options.known_heads.iter().map(|note| (PathBuf::from("the given tree head"), note.clone())).collect();
+    let keys = files.keys();
+    let mut notes = given(&options.known_heads);
     notes.extend(cosigned_note(dir)?);
-    let mut heads = known_heads(&notes, verifier)?;
-    let witnessed = options.policy.as_ref().map(|policy| witnessed(policy, &notes, verifier)).transpose()?;
+    let mut heads = known_heads(&notes, keys)?;
+    let witnessed = options.policy.as_ref().map(|policy| witnessed(policy, &notes, keys)).transpose()?;
     let file = dir.join("log");
     heads.extend(files.tree_heads().iter().map(|head| SignedHead { file: file.clone(), head: *head }));
     let quiet: Progress<'_> = &crate::quiet;
@@ -173,8 +180,9 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
         |done| progress(done, total),
     )?;
     progress(total, total);
-    let report = fold.finish(verifier, options.key.is_some(), files.is_live())?;
-    Ok(Report { witnessed, ..report })
+    let unfinished = fold.compare_keys(keys, &LogFiles::keys_file(dir))?;
+    let report = fold.finish(keys, options.key.is_some(), files.is_live())?;
+    Ok(Report { key_rotation_unfinished: unfinished, witnessed, ..report })
 }
 
 /// Verifies any log there is, against signed tree heads; digests are not compared.
@@ -182,16 +190,22 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
 /// # Errors
 /// [`Broken`].
 pub fn verify_log(log: &dyn ReadLog, verifier: &HeadVerifier, heads: &[String]) -> Result<Report, Broken> {
-    let notes: Vec<_> = heads.iter().map(|note| (PathBuf::from("the given tree head"), note.clone())).collect();
-    let mut fold = Fold::new(known_heads(&notes, verifier)?, None, None);
+    let keys = verifier.clone().into();
+    let mut fold = Fold::new(known_heads(&given(heads), &keys)?, None, None);
     fold.run(&mut Commits::new(log)?, |_| None, |_| {})?;
-    fold.finish(verifier, true, false)
+    fold.finish(&keys, true, false)
 }
 
-fn known_heads(notes: &[(PathBuf, String)], verifier: &HeadVerifier) -> Result<Vec<SignedHead>, Broken> {
+/// Notes that whoever asks has brought along.
+fn given(notes: &[String]) -> Vec<(PathBuf, String)> {
+    notes.iter().map(|note| (PathBuf::from("the given tree head"), note.clone())).collect()
+}
+
+/// Heads from elsewhere can only speak against the log: those of keys before the pinned one are compared, too.
+fn known_heads(notes: &[(PathBuf, String)], keys: &KeyChain) -> Result<Vec<SignedHead>, Broken> {
     notes
         .iter()
-        .map(|(file, note)| match verifier.verify(note) {
+        .map(|(file, note)| match keys.verify_known(note) {
             Ok(head) => Ok(SignedHead { file: file.clone(), head }),
             Err(error) => Err(Broken::beside(file, error.to_string())),
         })
@@ -371,7 +385,30 @@ impl Fold {
         Ok(())
     }
 
-    fn finish(self, verifier: &HeadVerifier, key_pinned: bool, live: bool) -> Result<Report, Broken> {
+    /// The certificates beside the log must be those in it. Says whether the log has one more, which a crash has kept
+    /// from being brought into force: the log's last event then, and nothing signed by its new key.
+    fn compare_keys(&self, keys: &KeyChain, file: &Path) -> Result<bool, Broken> {
+        let (recorded, beside) = (self.history.certificates(), keys.certificates());
+        let broken = |position, what: &str| {
+            Err(Broken { file: Some(file.to_path_buf()), offset: None, position, what: what.to_owned() })
+        };
+        let same = recorded.iter().zip(beside).take_while(|(recorded, beside)| recorded == beside).count();
+        match (recorded.get(same), beside.get(same)) {
+            (None, None) => Ok(false),
+            (Some(last), None) if last.position().0 + 1 == self.position.0 && last.old() == keys.newest() => Ok(true),
+            (Some(event), None) => {
+                broken(event.position(), "the log has a rotation of the signing key whose certificate is missing here")
+            }
+            (None, Some(certificate)) => {
+                broken(certificate.position(), "the certificate of a signing key that is no event of the log")
+            }
+            (Some(event), Some(_)) => {
+                broken(event.position(), "the certificate of a signing key is another than the log's event")
+            }
+        }
+    }
+
+    fn finish(self, keys: &KeyChain, key_pinned: bool, live: bool) -> Result<Report, Broken> {
         let position = self.position;
         if let Some(SignedHead { file, head }) = self.heads.into_iter().next() {
             let what =
@@ -391,8 +428,10 @@ impl Fold {
         let root: NodeHash = self.frontier.root();
         let newest = self.signed_sizes.last().copied().unwrap_or(0);
         Ok(Report {
-            origin: verifier.origin().to_owned(),
+            origin: keys.origin().to_owned(),
             key_pinned,
+            key_rotations: keys.rotations() as u64,
+            key_rotation_unfinished: false,
             commits: self.commits.0,
             events: position.0,
             teams: self.history.teams(),

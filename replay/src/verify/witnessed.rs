@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use keyledger_events::{Position, Timestamp, head::HeadVerifier, note::Note, witness::Policy};
+use keyledger_events::{Position, Timestamp, note::Note, rotation::KeyChain, witness::Policy};
 
 use super::{Broken, Witnessed, evidence};
 
@@ -20,17 +20,13 @@ pub(super) fn cosigned_note(dir: &Path) -> Result<Option<(PathBuf, String)>, Bro
 }
 
 /// The largest of the heads that meets the policy. That each is the ledger's own and the log's is checked elsewhere.
-pub(super) fn witnessed(
-    policy: &Policy,
-    notes: &[(PathBuf, String)],
-    verifier: &HeadVerifier,
-) -> Result<Witnessed, Broken> {
+pub(super) fn witnessed(policy: &Policy, notes: &[(PathBuf, String)], keys: &KeyChain) -> Result<Witnessed, Broken> {
     let broken = |what: &str| Broken { file: None, offset: None, position: Position(0), what: what.to_owned() };
-    if !policy.logs().is_empty() && !policy.logs().contains(verifier) {
+    if !policy.logs().is_empty() && !keys.keys().any(|key| policy.logs().contains(key)) {
         return Err(broken("the witness policy is about other ledgers"));
     }
     let met = notes.iter().filter_map(|(_, note)| {
-        let (head, note) = (verifier.verify(note).ok()?, Note::parse(note).ok()?);
+        let (head, note) = (keys.verify(note).ok()?, Note::parse(note).ok()?);
         policy.is_met(&note).then_some((head.size, note))
     });
     let (size, note) = met

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     CommitNumber, Position,
     head::{HeadVerifier, TreeHead},
+    rotation::{KeyChain, RotationError},
     store::{Damage, ReadError},
 };
 
@@ -26,15 +27,15 @@ const SUFFIX: &str = ".seg";
 
 /// A log's files as they lie on disk, none of the frames looked at yet: what replay goes through on all cores.
 pub struct LogFiles {
-    verifier: HeadVerifier,
+    keys: KeyChain,
     tree_heads: Vec<TreeHead>,
     segments: Vec<Segment>,
     live: bool,
 }
 
 impl LogFiles {
-    /// Lists the log of a data directory, or of a copy of one, and reads its signed tree heads, whose key is `pinned`
-    /// or else what the directory says. If a process owns it right now, its end may be a write under way; otherwise
+    /// Lists the log of a data directory, or of a copy of one, and reads its signed tree heads. Their key is `pinned` or
+    /// one that follows it by the certificates beside the log; without `pinned`, the directory's own keys are believed. If a process owns it right now, its end may be a write under way; otherwise
     /// anything behind the last whole frame is damage.
     ///
     /// # Errors
@@ -45,14 +46,13 @@ impl LogFiles {
 
     pub(super) fn open_on(disk: &dyn Disk, dir: &Path, pinned: Option<&HeadVerifier>) -> Result<Self, ReadError> {
         let log = dir.join(LOG_DIR);
-        let verifier = match pinned {
-            Some(pinned) => pinned.clone(),
-            None => slots::load_verifier(disk, dir)?.ok_or_else(|| missing(dir.join(slots::VERIFIER)))?,
-        };
+        let keys = keys(disk, dir, pinned)?;
         let tail = Tail::of_reader(disk, dir)?;
         // Before the segments: what was signed when these were read must be in the log when that is.
-        let signed = Signed::load(disk, &log, &verifier)?;
-        signed.newest(&log)?;
+        let signed = Signed::load(disk, &log, &keys)?;
+        if let Err(error) = signed.newest(&log) {
+            return Err(not_led(disk, dir, &keys).unwrap_or(error));
+        }
         match signed.unreadable.first() {
             // The owner may be writing this one just now.
             _ if tail == Tail::Live => {}
@@ -63,12 +63,17 @@ impl LogFiles {
         if segments.is_empty() {
             return Err(missing(log.join(file_name(CommitNumber(0)))));
         }
-        Ok(Self { verifier, tree_heads: signed.heads, segments, live: tail == Tail::Live })
+        Ok(Self { keys, tree_heads: signed.heads, segments, live: tail == Tail::Live })
     }
 
-    /// The ledger's name and the key its tree heads were checked with.
-    pub fn verifier(&self) -> &HeadVerifier {
-        &self.verifier
+    /// The ledger's keys that its tree heads were checked with, and the certificates beside the log.
+    pub fn keys(&self) -> &KeyChain {
+        &self.keys
+    }
+
+    /// Where those certificates lie in a data directory.
+    pub fn keys_file(dir: &Path) -> PathBuf {
+        dir.join(slots::KEYS)
     }
 
     /// The signed tree heads beside the log, the smallest first; at least one. Only their signatures were checked.
@@ -85,6 +90,30 @@ impl LogFiles {
     pub fn is_live(&self) -> bool {
         self.live
     }
+}
+
+/// The keys a reader goes by.
+fn keys(disk: &dyn Disk, dir: &Path, pinned: Option<&HeadVerifier>) -> Result<KeyChain, ReadError> {
+    let certified = slots::load_keys(disk, dir)?;
+    let not_led = |what| ReadError::Keys { file: dir.join(slots::KEYS), what };
+    match (pinned, certified) {
+        (Some(pinned), Some(keys)) => keys.trusted_from(pinned).map_err(not_led),
+        (Some(pinned), None) => Ok(pinned.clone().into()),
+        (None, certified) => {
+            let own = slots::load_verifier(disk, dir)?.ok_or_else(|| missing(dir.join(slots::VERIFIER)))?;
+            let Some(keys) = certified else { return Ok(own.into()) };
+            // A rotation that a crash has cut short leaves the key that was about to give way.
+            let in_force = keys.keys().rev().take(2).any(|key| *key == own);
+            if in_force { Ok(keys) } else { Err(not_led(RotationError::NotLed)) }
+        }
+    }
+}
+
+/// Whether no head can be read because another key than the trusted ones signs them.
+fn not_led(disk: &dyn Disk, dir: &Path, keys: &KeyChain) -> Option<ReadError> {
+    let own = slots::load_verifier(disk, dir).ok()??;
+    let led = own == *keys.newest();
+    (!led).then(|| ReadError::Keys { file: dir.join(slots::VERIFIER), what: RotationError::NotLed })
 }
 
 /// The segments of a data directory, the first commit's first; none if there are none.

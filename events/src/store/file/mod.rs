@@ -19,6 +19,7 @@ mod opening;
 mod proven;
 mod published;
 mod recover;
+mod rotate;
 mod segment;
 mod slots;
 mod space;
@@ -42,6 +43,7 @@ pub use self::{
     log::FileLog,
     proven::{Mended, TreeError},
     published::{PublishedHead, PublishedTree},
+    rotate::{Fresh, RotateError, Settled, rotate_signing_key, settle_rotation},
     segment::Segment,
     tiles::TilesFound,
 };
@@ -130,7 +132,8 @@ pub struct FileStore {
     /// None only while it is dropped.
     sender: Option<mpsc::Sender<Submitted>>,
     threads: Vec<JoinHandle<()>>,
-    _lock: Lock,
+    /// None only once it was taken out.
+    lock: Option<Lock>,
 }
 
 impl FileStore {
@@ -149,10 +152,21 @@ impl FileStore {
         signer: HeadSigner,
         options: &Options,
     ) -> Result<(Self, Recovery), ReadError> {
-        let options = Options { segment_bytes: options.segment_bytes.min(SEGMENT_LEN_MAX), ..options.clone() };
         let log = dir.join(LOG_DIR);
         create_dirs(&*disk, dir, &log).map_err(|error| io_error(&log, error))?;
         let lock = take_lock(&*disk, dir)?;
+        Self::open_locked(disk, dir, signer, options, lock)
+    }
+
+    fn open_locked(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        signer: HeadSigner,
+        options: &Options,
+        lock: Lock,
+    ) -> Result<(Self, Recovery), ReadError> {
+        let options = Options { segment_bytes: options.segment_bytes.min(SEGMENT_LEN_MAX), ..options.clone() };
+        let log = dir.join(LOG_DIR);
         let opening = Opening { disk: disk.clone(), dir, log: &log, signer: &signer, options: &options };
         let Opened { recovered, signed, mut recovery, spare } = opening.open()?;
 
@@ -219,7 +233,7 @@ impl FileStore {
             spawn("log-writer", move || writer.run(&receiver)).map_err(io)?,
             spawn("log-keeper", move || keeper.run()).map_err(io)?,
         ];
-        Ok((Self { shared, inbox, tree, sender: Some(sender), threads, _lock: lock }, recovery))
+        Ok((Self { shared, inbox, tree, sender: Some(sender), threads, lock: Some(lock) }, recovery))
     }
 
     /// Why the log has failed, if it has: then nothing more is acknowledged, and the process should end.
@@ -236,10 +250,14 @@ impl FileStore {
     pub fn tree(&self) -> Arc<PublishedTree> {
         self.tree.clone()
     }
-}
 
-impl Drop for FileStore {
-    fn drop(&mut self) {
+    /// Ends as dropping it does, but keeps the directory for its caller.
+    fn close(mut self) -> Option<Lock> {
+        self.end();
+        self.lock.take()
+    }
+
+    fn end(&mut self) {
         self.sender = None;
         // The writer ends first, so that the keeper signs all it has written.
         let mut threads = self.threads.drain(..);
@@ -248,6 +266,12 @@ impl Drop for FileStore {
         }
         self.inbox.stop();
         threads.for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

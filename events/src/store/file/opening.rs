@@ -60,7 +60,8 @@ impl Opening<'_> {
         if known.as_ref().is_some_and(|known| *known != verifier) {
             return Err(ReadError::TreeHead { file: dir.join(slots::VERIFIER), what: HeadError::Key });
         }
-        let signed = Signed::load(disk, log, &verifier)?;
+        // By the key in force alone: who could rewrite the log could write a certificate, too.
+        let signed = Signed::load(disk, log, &verifier.into())?;
         let mut segments = list(disk, dir, Tail::Torn)?;
         // The key is written last, when a log is made: without it and without commits, the making was cut short.
         let created = known.is_none() && signed.heads.iter().all(|head| head.size == 0);

@@ -13,6 +13,7 @@ use super::disk::{self, Disk, DiskFile};
 use crate::{
     Position,
     head::{HeadError, HeadVerifier, TreeHead},
+    rotation::{KeyChain, RotationError},
     store::{Damage, ReadError},
 };
 
@@ -20,6 +21,10 @@ use crate::{
 const SLOT_LEN: usize = 1024;
 /// The public key, in a data directory.
 pub(super) const VERIFIER: &str = "ledger.vkey";
+/// The certificates that lead from the ledger's first key to that one, in a data directory.
+pub(super) const KEYS: &str = "ledger.keys";
+/// Half a million rotations do not come to pass.
+const KEYS_LEN_MAX: u64 = 64 << 20;
 const NAMES: [&str; 2] = ["head.0", "head.1"];
 
 /// What the slots of a log say.
@@ -37,7 +42,7 @@ pub(super) struct Signed {
 
 impl Signed {
     /// Reads both slots.
-    pub fn load(disk: &dyn Disk, log: &Path, verifier: &HeadVerifier) -> Result<Self, ReadError> {
+    pub fn load(disk: &dyn Disk, log: &Path, keys: &KeyChain) -> Result<Self, ReadError> {
         let mut signed = Self::default();
         for (slot, name) in NAMES.into_iter().enumerate() {
             let path = log.join(name);
@@ -47,7 +52,7 @@ impl Signed {
                 Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Vec::new(),
                 Err(error) => return Err(ReadError::Io { file: path, error }),
             };
-            match parse(&bytes, verifier) {
+            match parse(&bytes, keys) {
                 Ok((head, note)) => {
                     if signed.heads.last().is_none_or(|newest| newest.size <= head.size) {
                         signed.heads.push(head);
@@ -98,13 +103,30 @@ pub(super) fn save_verifier(disk: &dyn Disk, dir: &Path, verifier: &HeadVerifier
     disk::replace(disk, dir, VERIFIER, format!("{verifier}\n").as_bytes())
 }
 
-fn parse<'a>(bytes: &'a [u8], verifier: &HeadVerifier) -> Result<(TreeHead, &'a str), HeadError> {
+/// The certificates beside the log; none if there is no such file, or nothing in it.
+pub(super) fn load_keys(disk: &dyn Disk, dir: &Path) -> Result<Option<KeyChain>, ReadError> {
+    let file = dir.join(KEYS);
+    let bytes = match disk.open(&file, false).and_then(|file| file.read_all(KEYS_LEN_MAX)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ReadError::Io { file, error }),
+    };
+    let keys = std::str::from_utf8(&bytes).map_err(|_| RotationError::Shape).and_then(KeyChain::parse);
+    keys.map_err(|what| ReadError::Keys { file, what })
+}
+
+/// Writes the certificates. Durable on return.
+pub(super) fn save_keys(disk: &dyn Disk, dir: &Path, keys: &KeyChain) -> io::Result<()> {
+    disk::replace(disk, dir, KEYS, keys.to_string().as_bytes())
+}
+
+fn parse<'a>(bytes: &'a [u8], keys: &KeyChain) -> Result<(TreeHead, &'a str), HeadError> {
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     if bytes.len() != SLOT_LEN {
         return Err(HeadError::Note);
     }
     let note = std::str::from_utf8(&bytes[..end]).map_err(|_| HeadError::Note)?;
-    verifier.verify(note).map(|head| (head, note))
+    keys.verify(note).map(|head| (head, note))
 }
 
 /// The slots, open for writing. Owned by the one thread that signs.
@@ -149,14 +171,14 @@ mod tests {
         let head = TreeHead { size: 7, root: NodeHash([1; 32]) };
         let mut bytes = signer.sign(&head).into_bytes();
         bytes.resize(SLOT_LEN, 0);
-        assert_eq!(parse(&bytes, &signer.verifier()).map(|(head, _)| head), Ok(head));
+        assert_eq!(parse(&bytes, &signer.verifier().into()).map(|(head, _)| head), Ok(head));
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(parse(&bytes, &signer.verifier()).is_err(), "bit {bit}");
+            assert!(parse(&bytes, &signer.verifier().into()).is_err(), "bit {bit}");
         }
         for len in 0..SLOT_LEN {
-            assert!(parse(&bytes[..len], &signer.verifier()).is_err(), "cut to {len}");
+            assert!(parse(&bytes[..len], &signer.verifier().into()).is_err(), "cut to {len}");
         }
     }
 
@@ -164,7 +186,7 @@ mod tests {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..SLOT_LEN + 9)) {
             let signer = HeadSigner::new("ledger.example/1", &[3; 32]).unwrap();
-            prop_assert!(parse(&bytes, &signer.verifier()).is_err());
+            prop_assert!(parse(&bytes, &signer.verifier().into()).is_err());
         }
     }
 }

@@ -5,6 +5,7 @@ mod lock;
 mod power;
 mod released;
 mod rot;
+mod rotate;
 mod sim;
 
 use std::time::Instant;
