@@ -13,7 +13,7 @@ use keyledger_events::{
     head::{HeadSigner, HeadVerifier},
     store::{
         ReadError, Store,
-        file::{FileStore, Options},
+        file::{FileStore, Options, TilesFound},
         keyring::{Keyring, KeyringError, create_signing_seed, load_signing_seed},
     },
 };
@@ -187,6 +187,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     if let Some(trimmed) = &recovery.trimmed {
         tracing::warn!(?trimmed, "an unfinished write at the log's end was trimmed; nothing acknowledged was in it");
     }
+    report_tiles(recovery.tiles);
     let log = Arc::new(store);
     let store: Arc<dyn Store> = log.clone();
     let keyring = Keyring::open(&keys.join("persons.keys"))?;
@@ -215,6 +216,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         config,
         ledger,
         store,
+        tree: log.tree(),
         projections,
         keyring,
         clock,
@@ -228,6 +230,21 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     });
     erase_the_erased(&app)?;
     Ok((app, Background { usage: Arc::new(usage), side, log }))
+}
+
+/// Says what was found of the tree's tiles, if they are not as they were left.
+fn report_tiles(found: TilesFound) {
+    match found {
+        TilesFound::Whole => {}
+        TilesFound::Short { covered } => {
+            tracing::info!(covered, "the tree's tiles end before the log; the rest is made from it");
+        }
+        TilesFound::Missing => tracing::info!("the tree has no tiles; they are made from the log"),
+        TilesFound::Long => tracing::warn!("the tree's tiles went beyond the log; they were cut to it"),
+        TilesFound::Useless => {
+            tracing::warn!("the tree's tiles are unfinished or not of this log; they are made from it again");
+        }
+    }
 }
 
 /// A person who has left their last team is signed out everywhere. (Who is left in another team stays signed in, and

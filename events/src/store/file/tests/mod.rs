@@ -6,6 +6,7 @@ mod power;
 mod released;
 mod rot;
 mod sim;
+mod tiles;
 
 use std::time::Instant;
 
