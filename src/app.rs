@@ -9,6 +9,7 @@ use keyledger_events::{
     seal::{Label, PersonKey, Sealed},
     store::{
         ReadError, Store,
+        file::PublishedTree,
         keyring::{Keyring, KeyringError},
     },
 };
@@ -32,6 +33,8 @@ pub struct App {
     pub ledger: Ledger,
     /// The log, for reading.
     pub store: Arc<dyn Store>,
+    /// The log's Merkle tree, as far as it is published.
+    pub tree: Arc<PublishedTree>,
     /// Who cosigns the tree's heads, if anybody is asked to.
     pub witnesses: Option<Arc<Witnesses>>,
     /// What reads are answered from.

@@ -13,7 +13,7 @@ use keyledger_events::{
     head::{HeadSigner, HeadVerifier},
     store::{
         ReadError, Store,
-        file::{FileStore, Options, RotateError, Settled, settle_rotation},
+        file::{FileStore, Options, RotateError, Settled, TilesFound, settle_rotation},
         keyring::{Keyring, KeyringError, create_signing_seed, load_signing_seed},
     },
     witness::Policy,
@@ -209,6 +209,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     if let Some(trimmed) = &recovery.trimmed {
         tracing::warn!(?trimmed, "an unfinished write at the log's end was trimmed; nothing acknowledged was in it");
     }
+    report_tiles(recovery.tiles);
     let log = Arc::new(store);
     let store: Arc<dyn Store> = log.clone();
     let keyring = Keyring::open(&keys.join("persons.keys"))?;
@@ -242,6 +243,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         config,
         ledger,
         store,
+        tree: log.tree(),
         witnesses,
         projections,
         keyring,
@@ -262,6 +264,21 @@ fn witness_policy(file: &Path) -> Result<Policy, ServeError> {
     let refuse = |what: String| ServeError::Witnesses { file: file.to_path_buf(), what };
     let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
     Policy::parse(&text).map_err(|error| refuse(error.to_string()))
+}
+
+/// Says what was found of the tree's tiles, if they are not as they were left.
+fn report_tiles(found: TilesFound) {
+    match found {
+        TilesFound::Whole => {}
+        TilesFound::Short { covered } => {
+            tracing::info!(covered, "the tree's tiles end before the log; the rest is made from it");
+        }
+        TilesFound::Missing => tracing::info!("the tree has no tiles; they are made from the log"),
+        TilesFound::Long => tracing::warn!("the tree's tiles went beyond the log; they were cut to it"),
+        TilesFound::Useless => {
+            tracing::warn!("the tree's tiles are unfinished or not of this log; they are made from it again");
+        }
+    }
 }
 
 /// A person who has left their last team is signed out everywhere. (Who is left in another team stays signed in, and

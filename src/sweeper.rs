@@ -1,4 +1,5 @@
-//! What happens by itself: expiries are recorded, sessions that ran out forgotten, last uses saved, checkpoints written.
+//! What happens by itself: expiries are recorded, sessions that ran out forgotten, last uses saved, checkpoints written,
+//! mended tiles reported.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,6 +33,10 @@ pub async fn sweep(app: Shared) {
     loop {
         tick.tick().await;
         app.clock.watch();
+        for mended in app.tree.take_mended() {
+            let (file, offset) = (mended.file.display(), mended.offset);
+            tracing::warn!(%file, offset, "a tile of the tree had changed on the disk; it was made from the log again");
+        }
         while sweep_once(&app).await > 0 {}
     }
 }

@@ -13,12 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use keyledger_events::{
     head::HeadVerifier,
     note::Note,
     store::file::{PublishedHead, PublishedTree},
-    tree::NodeHash,
+    tree::{NodeHash, wire},
     witness::{Policy, Witness},
 };
 use keyledger_replay::verify::COSIGNED;
@@ -75,15 +74,14 @@ pub struct Witnesses {
 struct State {
     /// The newest heads, the oldest first.
     heads: VecDeque<Collected>,
-    /// The newest note that meets the policy, and its size.
-    met: Option<(u64, String)>,
+    /// The newest one that meets the policy.
+    met: Option<PublishedHead>,
     stopping: bool,
 }
 
 /// A head, and the cosignatures it has got so far.
 struct Collected {
-    size: u64,
-    note: String,
+    published: PublishedHead,
     since: Instant,
 }
 
@@ -94,7 +92,7 @@ impl Witnesses {
         let file = dir.join(COSIGNED);
         let met = fs::read_to_string(&file).ok().and_then(|note| {
             let head = ledger.verify(&note).ok()?;
-            policy.is_met(&Note::parse(&note).ok()?).then_some((head.size, note))
+            policy.is_met(&Note::parse(&note).ok()?).then_some(PublishedHead { head, note })
         });
         let state = State { met, ..State::default() };
         Self { policy, file, state: Mutex::new(state), saving: Mutex::default(), stopped: Condvar::new(), metrics }
@@ -118,16 +116,16 @@ impl Witnesses {
         self.stopped.notify_all();
     }
 
-    /// The note to publish: the newest head with the cosignatures it has; for a moment still the newest one that meets
+    /// The head to publish: the newest one with the cosignatures it has; for a moment still the newest one that meets
     /// the policy, if this one does not yet.
-    pub fn published(&self, newest: PublishedHead) -> String {
+    pub fn published(&self, newest: PublishedHead) -> PublishedHead {
         let mut state = self.lock();
         let size = newest.head.size;
-        let Collected { note, since, .. } = state.collected(newest);
-        let (note, held_back) = (note.clone(), since.elapsed() < HELD_BACK);
+        let Collected { published, since } = state.collected(newest);
+        let (newest, held_back) = (published.clone(), since.elapsed() < HELD_BACK);
         match &state.met {
-            Some((met, cosigned)) if *met == size || (*met < size && held_back) => cosigned.clone(),
-            _ => note,
+            Some(met) if met.head.size == size || (met.head.size < size && held_back) => met.clone(),
+            _ => newest,
         }
     }
 
@@ -163,14 +161,14 @@ impl Witnesses {
     /// Adds a witness's lines to a head.
     fn collect(&self, size: u64, lines: &str) {
         let mut state = self.lock();
-        let Some(head) = state.heads.iter_mut().find(|head| head.size == size) else { return };
-        head.note.push_str(lines);
-        let note = head.note.clone();
-        let met = Note::parse(&note).is_ok_and(|note| self.policy.is_met(&note));
-        if !met || state.met.as_ref().is_some_and(|(newest, _)| *newest > size) {
+        let Some(known) = state.heads.iter_mut().find(|known| known.published.head.size == size) else { return };
+        known.published.note.push_str(lines);
+        let published = known.published.clone();
+        let met = Note::parse(&published.note).is_ok_and(|note| self.policy.is_met(&note));
+        if !met || state.met.as_ref().is_some_and(|newest| newest.head.size > size) {
             return;
         }
-        state.met = Some((size, note));
+        state.met = Some(published);
         drop(state);
         self.metrics.witnessed_positions.set(size as f64);
         if let Err(error) = self.save() {
@@ -181,7 +179,7 @@ impl Witnesses {
     /// Replaces the file by what is newest by now.
     fn save(&self) -> io::Result<()> {
         let _one_at_a_time = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, note)) = self.lock().met.clone() else { return Ok(()) };
+        let Some(PublishedHead { note, .. }) = self.lock().met.clone() else { return Ok(()) };
         let new = self.file.with_extension("cosigned.new");
         fs::write(&new, note)?;
         fs::File::open(&new)?.sync_all()?;
@@ -209,13 +207,13 @@ impl Witnesses {
 
 impl State {
     /// What has been collected for a head; begun now, if it is new.
-    fn collected(&mut self, PublishedHead { head, note }: PublishedHead) -> &Collected {
-        let known = self.heads.iter().position(|known| known.size == head.size);
+    fn collected(&mut self, head: PublishedHead) -> &Collected {
+        let known = self.heads.iter().position(|known| known.published.head.size == head.head.size);
         let at = known.unwrap_or_else(|| {
             if self.heads.len() == HEADS_KEPT {
                 self.heads.pop_front();
             }
-            self.heads.push_back(Collected { size: head.size, note, since: Instant::now() });
+            self.heads.push_back(Collected { published: head, since: Instant::now() });
             self.heads.len() - 1
         });
         &self.heads[at]
@@ -260,7 +258,7 @@ impl Asking<'_> {
                 return Err(NotCosigned::Ahead { known: self.known, signed: size });
             }
             let proof = heads.consistency(self.known, size).map_err(NotCosigned::Proof)?;
-            let (status, body) = self.send(&request(self.known, &proof, note))?;
+            let (status, body) = self.send(&wire::consistency_file(self.known, &proof, note))?;
             match status {
                 200 => {
                     let lines = self.checked(note, &body)?;
@@ -307,12 +305,6 @@ impl Asking<'_> {
         }
         if own.is_empty() { Err(NotCosigned::Answer("no cosignature by its key")) } else { Ok(own) }
     }
-}
-
-/// The body of an `add-checkpoint` request.
-fn request(old: u64, proof: &[NodeHash], note: &str) -> String {
-    let proof: String = proof.iter().map(|node| format!("{}\n", BASE64.encode(node.0))).collect();
-    format!("old {old}\n{proof}\n{note}")
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The Merkle tree over all positions: RFC 6962 §2.1, SHA-256.
 //!
 //! A leaf's data is 48 bytes: position, recorded time, record hash. It never holds the record, so it may be public.
-//! [`proof`] makes and checks proofs, [`tile`] names the files the tree is published in.
+//! [`proof`] makes and checks proofs, [`wire`] writes them down, [`tile`] names the files the tree is published in.
 
 pub mod proof;
 pub mod tile;
+pub mod wire;
 
 use std::fmt;
 

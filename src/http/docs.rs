@@ -33,6 +33,8 @@ pub fn router<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Router<S>
 pub fn json(document: &OpenApi) -> String {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     if let Some(paths) = document["paths"].as_object_mut() {
+        // What takes in slashes has a star for the router alone.
+        *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
         for (path, item) in paths {
             for (method, operation) in item.as_object_mut().into_iter().flatten() {
                 finish(path, method, operation);

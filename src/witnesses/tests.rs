@@ -6,6 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use keyledger_events::{
     head::{HeadSigner, TreeHead},
     note::WitnessSigner,
@@ -170,7 +171,7 @@ fn start(tree: &Arc<Tree>, lines: &str, dir: &Path) -> Arc<Witnesses> {
 fn wait(witnesses: &Witnesses, tree: &Tree, until: impl Fn(&Note) -> bool) -> String {
     let began = Instant::now();
     loop {
-        let note = witnesses.published(tree.newest().unwrap());
+        let note = witnesses.published(tree.newest().unwrap()).note;
         if until(&Note::parse(&note).unwrap()) {
             return note;
         }
@@ -212,7 +213,7 @@ fn two_of_three_are_enough_and_the_third_holds_up_nobody() {
             Arc::new(Metrics::new()),
         );
         tree.grow(1);
-        assert!(of_size(300)(&Note::parse(&later.published(tree.newest().unwrap())).unwrap()));
+        assert!(of_size(300)(&Note::parse(&later.published(tree.newest().unwrap()).note).unwrap()));
         wait(&later, &tree, of_size(301));
     }
 }

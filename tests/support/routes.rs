@@ -89,9 +89,13 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ("POST /api/v1/verify", Keys(&["sk", "ak", "dk", "sv"]), json!({ "surface": null, "team_id": null })),
         ("POST /api/v1/verify/batch", Keys(&["sv"]), json!({ "keys": ["x"], "surface": "runtime" })),
         ("GET /api/v1/whoami", Anybody, none()),
+        ("GET /api/v1/proof/consistency", Anyone, none()),
+        ("GET /api/v1/proof/inclusion", Anyone, none()),
+        ("GET /checkpoint", Anyone, none()),
         ("GET /healthz", Anyone, none()),
         ("GET /metrics", Anyone, none()),
         ("GET /readyz", Anyone, none()),
+        ("GET /tile/{path}", Anyone, none()),
     ]
 }
 

@@ -8,6 +8,7 @@ pub mod members;
 pub mod pages;
 pub mod pairing;
 pub mod teams;
+pub mod tree;
 pub mod verify;
 
 use std::{sync::Arc, time::Duration};
@@ -58,9 +59,11 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(teams::router())
         .merge(members::router())
         .merge(departures::router())
-        .merge(audit::router());
+        .merge(audit::router())
+        .merge(tree::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
+        .merge(tree::tiles())
         .merge(health::router(readiness, metrics))
 }
 

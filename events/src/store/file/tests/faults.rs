@@ -92,6 +92,7 @@ fn a_full_disk_or_a_short_write_at_any_call_refuses_and_passes() {
             check(&read_whole(&store), &written, &what);
             drop(store);
             FileLog::open_on(&disk, Path::new(DIR), None).unwrap_or_else(|error| panic!("{what}: {error}"));
+            tiles::assert_whole(&disk, &what);
         }
     }
     assert!(refused > 50, "{refused}");

@@ -7,6 +7,7 @@ mod released;
 mod rot;
 mod rotate;
 mod sim;
+mod tiles;
 
 use std::time::Instant;
 

@@ -94,6 +94,7 @@ fn whenever_the_power_goes_what_was_acknowledged_is_there_and_nothing_else_but_a
         drop(store);
         let log = FileLog::open_on(&disk, Path::new(DIR), None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(read_whole(&log).len(), recovered.len() + 1, "seed {seed}");
+        tiles::assert_whole(&disk, &format!("seed {seed}"));
     }
     assert!(trimmed > seeds as usize / 200 && unacknowledged > 0, "{trimmed} trimmed, {unacknowledged} more");
 }
