@@ -152,8 +152,16 @@ fn certificates_that_are_not_the_logs_own_are_found() {
         ("one twice", Some(format!("{honest}{second}")), "does not follow the one before"),
         ("one more, never recorded", Some(honest.clone() + &sign(3, 4, end)), "no event of the log"),
         ("by another key", Some(first.clone() + &sign(9, 3, position(1))), "does not follow the one before"),
-        ("of an earlier position", Some(first.clone() + &sign(2, 3, position(1) - 1)), "another than the log's event"),
-        ("signed by a stranger", Some(forged(&first, &sign(9, 2, position(0))) + &second), "not signed by the key"),
+        (
+            "of an earlier position",
+            Some(first.clone() + &sign(2, 3, position(1) - 1)),
+            "another than the log's event",
+        ),
+        (
+            "signed by a stranger",
+            Some(forged(&first, &sign(9, 2, position(0))) + &second),
+            "not signed by the key",
+        ),
     ] {
         match text {
             Some(text) => fs::write(&file, text).unwrap(),
