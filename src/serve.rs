@@ -140,8 +140,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     if let Some(why) = failure {
         return Err(ServeError::Failed(why));
     }
-    tokio::task::block_in_place(|| background.close(app));
-    Ok(())
+    tokio::task::block_in_place(|| background.close(app)).map_err(ServeError::Failed)
 }
 
 /// Everything that runs besides the requests.
@@ -152,8 +151,9 @@ struct Background {
 }
 
 impl Background {
-    /// Leaves everything so that the next start is fast. Acknowledged events need nothing of this.
-    fn close(self, app: Shared) {
+    /// Leaves everything so that the next start is fast. Acknowledged events need nothing of this. Says why the log has
+    /// failed, if it did so in the end.
+    fn close(self, app: Shared) -> Result<(), String> {
         if let Err(error) = self.usage.save(app.projections.active()) {
             tracing::warn!(%error, "last uses could not be saved");
         }
@@ -170,9 +170,12 @@ impl Background {
         let began = Instant::now();
         loop {
             match Arc::try_unwrap(log) {
-                Ok(log) => return drop(log),
+                Ok(log) => return log.close(),
                 Err(shared) if began.elapsed() < CLOSE_WITHIN => log = shared,
-                Err(_) => return tracing::warn!("the log is still in use; its last tree head may be a second old"),
+                Err(_) => {
+                    tracing::warn!("the log is still in use; its last tree head may be a second old");
+                    return Ok(());
+                }
             }
             std::thread::sleep(Duration::from_millis(5));
         }

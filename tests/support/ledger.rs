@@ -80,7 +80,14 @@ impl Ledger {
     }
 
     /// The same under a command line of the caller's.
-    pub fn start_as(&mut self, mut command: Command) {
+    pub fn start_as(&mut self, command: Command) {
+        if let Err(status) = self.try_start_as(command) {
+            panic!("the server ended with {status}: {}", self.output());
+        }
+    }
+
+    /// The same where it may end before it is ready.
+    pub fn try_start_as(&mut self, mut command: Command) -> Result<(), ExitStatus> {
         assert!(self.child.is_none(), "it runs already");
         self.starts += 1;
         command.stdout(self.file("out")).stderr(self.file("err")).stdin(Stdio::null());
@@ -89,11 +96,13 @@ impl Ledger {
         let began = Instant::now();
         while api.ready().is_none_or(|status| status != 200) {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the server ended with {status}: {}", self.output());
+                self.child = None;
+                return Err(status);
             }
             assert!(began.elapsed() < PATIENCE, "the server is not ready: {}", self.output());
             std::thread::sleep(Duration::from_millis(10));
         }
+        Ok(())
     }
 
     fn file(&self, what: &str) -> File {
@@ -156,6 +165,13 @@ impl Ledger {
 
     /// The owner, by the token in the printed curl.
     pub fn owner(&self) -> Api {
+        let mut owner = self.owner_if_there();
+        owner.id = owner.get("/api/v1/whoami").expect(200).text("user_id");
+        owner
+    }
+
+    /// The same, without asking the server who that is.
+    pub fn owner_if_there(&self) -> Api {
         let printed = self.printed();
         let between = |from: &str| {
             let rest = &printed[printed.find(from).expect("a curl is printed") + from.len()..];
@@ -164,7 +180,6 @@ impl Ledger {
         let mut owner = self.api();
         owner.token = Some(between("Authorization: Bearer "));
         owner.team = Some(between("X-Team-ID: "));
-        owner.id = owner.get("/api/v1/whoami").expect(200).text("user_id");
         owner
     }
 

@@ -5,6 +5,7 @@
 
 pub mod ledger;
 pub mod routes;
+pub mod strace;
 
 use std::{
     io::{Read, Write},

@@ -251,10 +251,22 @@ impl FileStore {
         self.tree.clone()
     }
 
-    /// Ends as dropping it does, but keeps the directory for its caller.
-    fn close(mut self) -> Option<Lock> {
+    /// Ends as dropping it does, and says how that went.
+    ///
+    /// # Errors
+    /// Why the log has failed, now or before: all that was acknowledged is there, but its tree head may not be signed.
+    pub fn close(mut self) -> Result<(), String> {
         self.end();
-        self.lock.take()
+        self.fatal().map_or(Ok(()), Err)
+    }
+
+    /// The same, keeping the directory for the caller.
+    fn hand_over(mut self) -> Result<Lock, ReadError> {
+        self.end();
+        match (self.fatal(), self.lock.take()) {
+            (None, Some(lock)) => Ok(lock),
+            (why, _) => Err(io_error(Path::new(LOG_DIR), io::Error::other(why.unwrap_or_default()))),
+        }
     }
 
     fn end(&mut self) {

@@ -149,11 +149,11 @@ pub(super) fn rotate_on(
     let event = NewEvent { id: fresh.event, salt: fresh.salt, cause: None, event: certificate.event() };
     let (body, _) = CommitBody::build(Some(head), &envelope, vec![event]);
     let appended = store.append(Proposal { team: TeamId::SYSTEM, expected: Some(head), body, essential: false });
-    let lock = store.close().ok_or_else(|| locked(dir))?;
     if let Err(error @ (AppendError::Unknown | AppendError::Fatal(_))) = appended {
         // A disk that has failed is not asked again by this process.
         return Err(error.into());
     }
+    let lock = store.hand_over()?;
     match settle(disk, dir, options, lock)?.1 {
         Some(Settled::Finished(certificate)) => Ok(certificate),
         _ => Err(appended.err().map_or(RotateError::TakenBack, RotateError::Append)),
@@ -195,7 +195,7 @@ fn settle(
         None => {
             let (store, _) = FileStore::open_locked(disk.clone(), dir, old, options, lock)?;
             let keys = certificates(&store)?;
-            let lock = store.close().ok_or_else(|| locked(dir))?;
+            let lock = store.hand_over()?;
             let Some(certificate) = last(keys.clone()) else {
                 remove(&**disk, &next)?;
                 return Ok((lock, Some(Settled::TakenBack)));
@@ -268,8 +268,4 @@ fn remove(disk: &dyn Disk, path: &Path) -> Result<(), ReadError> {
 
 fn missing(file: PathBuf) -> ReadError {
     ReadError::Damaged { file, offset: 0, position: Position(0), what: Damage::Missing }
-}
-
-fn locked(dir: &Path) -> ReadError {
-    ReadError::Locked { file: dir.join(super::files::LOCK) }
 }
