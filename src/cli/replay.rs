@@ -127,7 +127,7 @@ fn run_verify(
 
 fn report_text(answer: &Value, report: &Report) -> String {
     let mut lines = vec![
-        "Everything holds: every frame, chain, position, record, signed tree head and served digest.".to_owned(),
+        "Everything holds: every frame, chain, position, record, signed tree head, tile and served digest.".to_owned(),
         facts(answer, &["origin", "events", "commits", "teams", "live_credentials", "root"]),
     ];
     let sizes = report.signed_sizes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -142,6 +142,10 @@ fn report_text(answer: &Value, report: &Report) -> String {
     lines.push(match report.digests_position {
         Some(position) => format!("The served digests, of {position} events, are the log's."),
         None => "No digests are served from this directory; none were compared.".to_owned(),
+    });
+    lines.push(match report.tiles_size {
+        Some(size) => format!("The tree's tiles, of {size} events, are the log's."),
+        None => "This directory has no finished tiles of the tree; none were compared.".to_owned(),
     });
     if let Some(Witnessed { size, by }) = &report.witnessed {
         let by = by.iter().map(|(name, at)| format!("{name} at {at}")).collect::<Vec<_>>().join(", ");

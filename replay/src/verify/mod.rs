@@ -3,7 +3,8 @@
 //! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
 //! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
 //! root against every signed tree head, cosigned as a policy demands; that the certificates of the signing keys beside
-//! the log are those in it; the store's own checkpoint; and the digests of the projections against those that are served.
+//! the log are those in it; the tree's stored tiles; the store's own checkpoint; and the digests of the projections
+//! against those that are served.
 
 mod evidence;
 mod history;
@@ -12,6 +13,7 @@ mod piece;
 mod pipeline;
 mod sources;
 mod subtrees;
+mod tiles;
 mod witnessed;
 
 use std::{
@@ -40,6 +42,7 @@ use self::{
     piece::Piece,
     pipeline::Source,
     sources::{Commits, Files},
+    tiles::Stored,
     witnessed::{cosigned_note, witnessed},
 };
 use crate::Progress;
@@ -88,6 +91,9 @@ pub struct Report {
     pub digests_position: Option<u64>,
     /// The largest head that met the witness policy; none if none was given.
     pub witnessed: Option<Witnessed>,
+    /// How many events the tree's tiles that were compared are of; none if there are none, or the ledger was still making
+    /// them.
+    pub tiles_size: Option<u64>,
     /// Whether a server had the directory open: then the log's very end may have been under way.
     pub live: bool,
 }
@@ -161,6 +167,7 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     // In this order: the log then reaches at least as far as what was read of it before.
     let served = served_digests(dir)?;
     let checked = Checked::read(dir)?.map(|checked| (Checked::file(dir), checked));
+    let tiles = Stored::open(dir)?;
     let files = LogFiles::open(dir, options.key.as_ref())?;
     let keys = files.keys();
     let mut notes = given(&options.known_heads);
@@ -173,6 +180,7 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     let mut source = Files::new(&files)?;
     let total = source.total_bytes();
     let mut fold = Fold::new(heads, served, checked);
+    fold.tiles_size = tiles.as_ref().map(Stored::size);
     let progress = options.progress.unwrap_or(quiet);
     fold.run(
         &mut source,
@@ -181,7 +189,11 @@ pub fn verify(dir: &Path, options: &Options<'_>) -> Result<Report, Broken> {
     )?;
     progress(total, total);
     let unfinished = fold.compare_keys(keys, &LogFiles::keys_file(dir))?;
-    let report = fold.finish(keys, options.key.is_some(), files.is_live())?;
+    let (tree, signed) = (fold.tiles_tree.take(), files.tree_heads().last().map_or(0, |head| head.size));
+    let mut report = fold.finish(keys, options.key.is_some(), files.is_live())?;
+    if let Some(tiles) = tiles {
+        report.tiles_size = tiles.compare(tree.as_ref(), report.events, signed, &files)?;
+    }
     Ok(Report { key_rotation_unfinished: unfinished, witnessed, ..report })
 }
 
@@ -232,6 +244,9 @@ struct Fold {
     /// What the store says of its own hashing, until both halves of it are met.
     checked: Option<(PathBuf, Checked)>,
     digests_position: Option<u64>,
+    /// How many leaves the stored tiles are of, and the tree over so many, once that is reached.
+    tiles_size: Option<u64>,
+    tiles_tree: Option<Frontier>,
 }
 
 impl Fold {
@@ -251,6 +266,8 @@ impl Fold {
             served,
             checked,
             digests_position: None,
+            tiles_size: None,
+            tiles_tree: None,
         }
     }
 
@@ -262,10 +279,12 @@ impl Fold {
     ) -> Result<(), Broken> {
         let mut cuts: Vec<u64> = self.heads.iter().map(|signed| signed.head.size).collect();
         cuts.extend(self.checked.as_ref().map(|(_, checked)| checked.head.position.0));
+        cuts.extend(self.tiles_size);
         cuts.sort_unstable();
         cuts.dedup();
         self.meet_heads()?;
         self.meet_checked_tree()?;
+        self.meet_tiles();
         self.meet_position()?;
         pipeline::run(source, &cuts, |piece| {
             self.piece(piece, &file)?;
@@ -306,6 +325,7 @@ impl Fold {
             }
             self.meet_heads()?;
             self.meet_checked_tree()?;
+            self.meet_tiles();
         }
         if let Some((offset, flaw)) = piece.take_flaw() {
             return Err(broken(offset, flaw));
@@ -345,6 +365,13 @@ impl Fold {
                 Err(Broken { file: Some(file.clone()), offset: None, position: checked.head.position, what })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Keeps the tree that the stored tiles must be of.
+    fn meet_tiles(&mut self) {
+        if self.tiles_size == Some(self.frontier.size()) {
+            self.tiles_tree = Some(self.frontier.clone());
         }
     }
 
@@ -441,6 +468,7 @@ impl Fold {
             unsigned_events: position.0 - newest,
             digests_position: self.digests_position,
             witnessed: None,
+            tiles_size: None,
             live,
         })
     }
