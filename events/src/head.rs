@@ -26,12 +26,19 @@ pub struct TreeHead {
 pub struct HeadSigner(NoteSigner);
 
 impl HeadSigner {
-    /// `origin` is the ledger's name, without spaces, plus signs or line breaks; `seed` is 32 random bytes.
+    /// `origin` is the ledger's name, without spaces, plus signs or line breaks, and no name of a kind of note;
+    /// `seed` is 32 random bytes.
     ///
     /// # Errors
     /// [`HeadError::Origin`].
     pub fn new(origin: &str, seed: &[u8; 32]) -> Result<Self, HeadError> {
+        check_origin(origin)?;
         NoteSigner::new(origin, seed).map(Self).map_err(|_| HeadError::Origin)
+    }
+
+    /// Signs other kinds of notes, each with a first line that no ledger can be named.
+    pub(crate) fn note_signer(&self) -> &NoteSigner {
+        &self.0
     }
 
     /// Whoever holds this can check the signatures.
@@ -54,6 +61,13 @@ impl HeadVerifier {
     /// The ledger's name.
     pub fn origin(&self) -> &str {
         self.0.name()
+    }
+
+    /// The text of a note of any kind, if this key has signed it.
+    pub(crate) fn signed_text(&self, note: &str) -> Result<String, NoteError> {
+        let note = Note::parse(note)?;
+        self.0.verify(&note)?;
+        Ok(note.text().to_owned())
     }
 
     /// Reads and checks a signed note. Other signatures than ours (witnesses') may stand in it.
@@ -93,8 +107,16 @@ impl std::str::FromStr for HeadVerifier {
             NoteError::Name => HeadError::Origin,
             _ => HeadError::Key,
         })?;
+        check_origin(verifier.name())?;
         if verifier.algorithm() == Algorithm::Ed25519 { Ok(Self(verifier)) } else { Err(HeadError::Key) }
     }
+}
+
+/// What a ledger's name must not begin with: other notes that it signs have such a first line, tree heads have its name.
+pub const RESERVED_ORIGIN: &str = "keyledger-";
+
+fn check_origin(origin: &str) -> Result<(), HeadError> {
+    if origin.starts_with(RESERVED_ORIGIN) { Err(HeadError::Origin) } else { Ok(()) }
 }
 
 /// Decimal without sign or leading zeros, as tlog-checkpoint demands.

@@ -8,6 +8,7 @@
 //! * [`team`] and [`credential`] — (state, command, now) → events or a named refusal.
 //! * [`record`] — the bytes of one event: envelope, chain, hash. [`commit`] — the bytes of one decision.
 //! * [`tree`], [`note`] and [`head`] — the Merkle tree over all positions, and what the ledger signs of it.
+//! * [`stream_map`] — all streams' last events under one root, and [`statement`] — what the ledger signs about one team.
 //! * [`store`] — the trait every log implements, and its back ends.
 //! * [`seal`] — personal data under a key that lies outside the log.
 //!
@@ -22,7 +23,9 @@ pub mod note;
 pub mod record;
 pub mod seal;
 pub mod secret;
+pub mod statement;
 pub mod store;
+pub mod stream_map;
 pub mod team;
 pub mod time;
 pub mod tree;

@@ -396,6 +396,7 @@ fn describe(record: &Record, open: &dyn Fn(&Sealed) -> Option<String>, successor
         Event::CredentialHandedOver(e) => format!("handed over from person {} to person {}", e.from, e.to),
         Event::PairingDenied(_) => "a pairing was denied".to_owned(),
         Event::PersonErased(e) => format!("person {}'s sealing key erased", e.person),
+        Event::HistorySealed(e) => format!("history sealed up to position {}", e.through),
     }
 }
 

@@ -131,6 +131,13 @@ fn report_text(answer: &Value, report: &Report) -> String {
         Some(position) => format!("The served digests, of {position} events, are the log's."),
         None => "No digests are served from this directory; none were compared.".to_owned(),
     });
+    lines.push(match report.seals {
+        0 => "There are no seals of the map of streams.".to_owned(),
+        seals => format!(
+            "The map of all streams was made anew for {seals} seals, the last of {} events.",
+            report.sealed_through
+        ),
+    });
     if !report.key_pinned {
         lines.push(
             "The key is the directory's own. Whoever could rewrite the log could replace it: keep ledger.vkey elsewhere \

@@ -42,6 +42,7 @@ pub fn show(fact: &Fact, now: Timestamp) -> String {
             format!("service {} for {} {}", which(e.credential), who(e.holder), ends(e.expires_at))
         }
         Event::PersonErased(e) => format!("{} erased", who(e.person)),
+        Event::HistorySealed(e) => format!("history sealed before {}", e.through),
     };
     match fact.cause {
         Some(cause) => format!("{event} <- {cause}"),

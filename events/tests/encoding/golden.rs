@@ -6,17 +6,18 @@
 use std::collections::BTreeSet;
 
 use keyledger_events::{
-    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Record, RecordHash, Revision,
-    TeamId, Timestamp,
+    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash,
+    Revision, TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1,
-        PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
+        PersonErasedV1, PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
     },
     record::{Actor, StreamHead},
     seal::{Label, Sealed},
     secret::{Kind, RANDOM_LEN, Secret},
+    stream_map::MapRoot,
 };
 
 use crate::strategies::{AUTH_METHODS, REASONS};
@@ -103,6 +104,7 @@ fn events() -> Vec<Event> {
         service(None),
         service(Some(AT)),
         Event::PersonErased(PersonErasedV1 { person: PERSON }),
+        Event::HistorySealed(HistorySealedV1 { through: Position(300), teams: 7, root: MapRoot([0x71; 32]) }),
     ]);
     events
 }

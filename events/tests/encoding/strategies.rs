@@ -1,17 +1,19 @@
 //! Any value of every type that reaches the log.
 
 use keyledger_events::{
-    CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Record, RecordHash, Revision, TeamId,
-    Timestamp,
+    CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash, Revision,
+    TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1,
-        PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
+        PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1,
+        TeamCreatedV1,
     },
     record::{Actor, AuthMethod, StreamHead},
     seal::{Label, Sealed},
     secret::{KeyPrefix, Kind, RANDOM_LEN, Secret, SecretHash},
+    stream_map::MapRoot,
 };
 use proptest::{array::uniform, collection::vec, option, prelude::*, sample::select};
 
@@ -150,6 +152,9 @@ pub fn event() -> impl Strategy<Value = Event> {
         label().prop_map(|device_name| Event::PairingDenied(PairingDeniedV1 { device_name })),
         service_issued(),
         person().prop_map(|person| Event::PersonErased(PersonErasedV1 { person })),
+        (any::<u64>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, teams, root)| {
+            Event::HistorySealed(HistorySealedV1 { through: Position(through), teams, root: MapRoot(root) })
+        }),
     ]
 }
 
