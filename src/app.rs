@@ -6,9 +6,11 @@ use keyledger_events::{
     PersonId, Position, TeamId, Timestamp,
     commit::PlacedRecord,
     event::Role,
+    head::HeadSigner,
     seal::{Label, PersonKey, Sealed},
     store::{
         ReadError, Store,
+        file::FileStore,
         keyring::{Keyring, KeyringError},
     },
 };
@@ -21,6 +23,7 @@ use crate::{
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::Ledger,
     random,
+    seals::Seals,
 };
 
 /// The service's parts. One for the process, shared by all handlers.
@@ -31,6 +34,12 @@ pub struct App {
     pub ledger: Ledger,
     /// The log, for reading.
     pub store: Arc<dyn Store>,
+    /// The same, for its signed tree heads.
+    pub log: Arc<FileStore>,
+    /// Signs what is said about one team.
+    pub signer: HeadSigner,
+    /// The seals of the map of streams.
+    pub seals: Seals,
     /// What reads are answered from.
     pub projections: Arc<Projections>,
     /// The persons' sealing keys.

@@ -30,6 +30,7 @@ use crate::{
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::{Ledger, Observer},
     random,
+    seals::{self, Seals},
     side::Side,
     sweeper,
 };
@@ -101,8 +102,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     bootstrap::ensure(&app).await?;
     announce(&app);
 
-    let tasks =
-        [tokio::spawn(sweeper::sweep(app.clone())), tokio::spawn(sweeper::keep(app.clone(), background.usage.clone()))];
+    let mut tasks = vec![
+        tokio::spawn(sweeper::sweep(app.clone())),
+        tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
+    ];
+    if let Some(every) = app.config.seal_every() {
+        tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
+    }
     let server = http::service::server(&app);
     app.readiness.ready();
     let failed = app.ledger.clone();
@@ -123,6 +129,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     if let Some(why) = failure {
         return Err(ServeError::Failed(why));
+    }
+    if app.config.seal_every().is_some() {
+        seals::seal_and_tell(&app).await;
     }
     tokio::task::block_in_place(|| background.close(app));
     Ok(())
@@ -182,7 +191,8 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     let keys = data.join("keys");
     create_private(&keys)?;
     let seed = signing_seed(&data, &keys.join("signing.key"))?;
-    let signer = HeadSigner::new(&origin(&config)?, &seed)?;
+    let origin = origin(&config)?;
+    let signer = HeadSigner::new(&origin, &seed)?;
     let (store, recovery) = FileStore::open(&data, signer, &Options::default())?;
     if let Some(trimmed) = &recovery.trimmed {
         tracing::warn!(?trimmed, "an unfinished write at the log's end was trimmed; nothing acknowledged was in it");
@@ -215,6 +225,9 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         config,
         ledger,
         store,
+        log: log.clone(),
+        signer: HeadSigner::new(&origin, &seed)?,
+        seals: Seals::default(),
         projections,
         keyring,
         clock,

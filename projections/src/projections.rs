@@ -221,9 +221,9 @@ impl Projections {
         (located.streams.iter().map(|(team, stream)| (team, stream.head)).collect(), located.position)
     }
 
-    /// A team's last event, if it has any.
-    pub fn stream_head(&self, team: TeamId) -> Option<StreamHead> {
-        self.streams.read().streams.get(team).map(|stream| stream.head)
+    /// A team's last event, and the number of the commit that holds it; none if the team has none.
+    pub fn stream_end(&self, team: TeamId) -> Option<(StreamHead, CommitNumber)> {
+        self.streams.read().streams.get(team).map(|stream| (stream.head, stream.last))
     }
 
     /// A team's view as it is now, from memory or folded from the log; `None` if there is no such team.

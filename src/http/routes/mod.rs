@@ -7,6 +7,7 @@ pub mod departures;
 pub mod members;
 pub mod pages;
 pub mod pairing;
+pub mod proofs;
 pub mod teams;
 pub mod verify;
 
@@ -58,7 +59,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(teams::router())
         .merge(members::router())
         .merge(departures::router())
-        .merge(audit::router());
+        .merge(audit::router())
+        .merge(proofs::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(health::router(readiness, metrics))
