@@ -7,6 +7,7 @@
 mod evidence;
 mod history;
 mod live;
+pub(crate) mod part;
 mod piece;
 mod pipeline;
 mod seals;

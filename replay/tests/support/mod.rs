@@ -1,6 +1,7 @@
 //! Ledgers for tests and benches, made by the domain's own decisions from a seed.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod bundle;
 pub mod directory;
 
 use std::{collections::HashMap, time::Duration};
