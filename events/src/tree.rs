@@ -77,25 +77,26 @@ impl Frontier {
 
     /// Appends a leaf.
     pub fn push(&mut self, leaf: NodeHash) {
-        let mut node = leaf;
-        for _ in 0..self.size.trailing_ones() {
-            if let Some(left) = self.peaks.pop() {
-                node = node_hash(&left, &node);
-            }
-        }
-        self.peaks.push(node);
-        self.size += 1;
+        self.push_subtree_each(0, leaf, |_, _| {});
     }
 
     /// Appends a full subtree of `2^level` leaves, if the tree's size is a multiple of that; else returns false.
     pub fn push_subtree(&mut self, level: u32, root: NodeHash) -> bool {
+        self.push_subtree_each(level, root, |_, _| {})
+    }
+
+    /// [`Frontier::push_subtree`], telling of it and of every full subtree that it completes: level and root, from the
+    /// smallest up.
+    pub fn push_subtree_each(&mut self, level: u32, root: NodeHash, mut each: impl FnMut(u32, &NodeHash)) -> bool {
         if self.size.trailing_zeros() < level {
             return false;
         }
         let mut node = root;
-        for _ in 0..(self.size >> level).trailing_ones() {
+        each(level, &node);
+        for above in 1..=(self.size >> level).trailing_ones() {
             if let Some(left) = self.peaks.pop() {
                 node = node_hash(&left, &node);
+                each(level + above, &node);
             }
         }
         self.peaks.push(node);

@@ -47,6 +47,8 @@ pub(in crate::store) trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// In bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Cuts the file off, or lengthens it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
 }
 
 impl dyn DiskFile + '_ {
@@ -229,5 +231,9 @@ impl DiskFile for File {
 
     fn len(&self) -> io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
     }
 }

@@ -1,5 +1,7 @@
 //! Where each commit stands in a segment: four bytes a commit, and the positions of every 32nd.
 
+use std::path::Path;
+
 use super::{frame::SEGMENT_HEADER_LEN, frames::Frames, segment::Segment};
 use crate::{Commit, CommitNumber, Position, store::ReadError};
 
@@ -87,6 +89,11 @@ impl Place {
     /// Reads on from it, up to `limit`.
     pub fn frames(&self, first: Position, limit: u64) -> Frames {
         self.segment.frames_from(self.offset, self.number, first, limit)
+    }
+
+    /// In which file.
+    pub fn path(&self) -> &Path {
+        self.segment.path()
     }
 
     /// Where its frame begins.

@@ -13,12 +13,16 @@ mod frame;
 mod frames;
 mod index;
 mod keeper;
+mod leaves;
 mod log;
 mod opening;
+mod proven;
+mod published;
 mod recover;
 mod segment;
 mod slots;
 mod space;
+mod tiles;
 mod view;
 mod writer;
 
@@ -30,14 +34,26 @@ use std::{
     time::Duration,
 };
 
-pub use self::{checked::Checked, files::LogFiles, frame::Frame, frames::Frames, log::FileLog, segment::Segment};
+pub use self::{
+    checked::Checked,
+    files::LogFiles,
+    frame::Frame,
+    frames::Frames,
+    log::FileLog,
+    proven::{Mended, TreeError},
+    published::{PublishedHead, PublishedTree},
+    segment::Segment,
+    tiles::TilesFound,
+};
 use self::{
     files::LOG_DIR,
     keeper::{Inbox, Keeper},
     opening::{Opened, Opening, create_dirs, newest_operations, take_lock},
+    proven::Tiles,
     recover::Recovered,
     slots::Slots,
     space::Space,
+    tiles::Growth,
     view::{FileFollow, Shared, View},
     writer::{Submitted, Writer},
 };
@@ -88,6 +104,8 @@ pub struct Recovery {
     pub unreadable_heads: Vec<PathBuf>,
     /// The first commit whose hashes were checked now: those before were, when the log's own checkpoint was written.
     pub hashed_from: CommitNumber,
+    /// What was found of the tree's tiles.
+    pub tiles: TilesFound,
 }
 
 /// What was cut off.
@@ -108,6 +126,7 @@ pub struct Trimmed {
 pub struct FileStore {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
+    tree: Arc<PublishedTree>,
     /// None only while it is dropped.
     sender: Option<mpsc::Sender<Submitted>>,
     threads: Vec<JoinHandle<()>>,
@@ -152,7 +171,12 @@ impl FileStore {
 
         let mut slots = Slots::open(&*disk, &log, &signed).map_err(io)?;
         let mut note = signed.note.unwrap_or_default();
-        let signed_size = signed.heads.last().map(|head| head.size);
+        let signed_before = signed.heads.last().copied();
+        let (growth, found) = Growth::open(disk.clone(), dir, signed_before.as_ref(), &frontier)
+            .map_err(|error| io_error(&dir.join(tiles::TILES_DIR), error))?;
+        recovery.tiles = found;
+        let note_before = note.clone();
+        let signed_size = signed_before.map(|head| head.size);
         if signed_size != Some(frontier.size()) || signed.heads.len() < 2 {
             // What was recovered is on record from here on, and in both slots.
             note = signer.sign(&TreeHead { size: frontier.size(), root: frontier.root() });
@@ -163,7 +187,18 @@ impl FileStore {
         }
         recovery.head = head;
 
-        let inbox = Arc::new(Inbox::new(note));
+        let inbox = Arc::new(Inbox::new(note.clone()));
+        let signed = TreeHead { size: frontier.size(), root: frontier.root() };
+        let signer = Arc::new(signer);
+        let tiles = Tiles::new(shared.clone(), growth.files.clone());
+        let tree = Arc::new(PublishedTree::new(tiles, inbox.clone(), signer.clone()));
+        match signed_before {
+            _ if !growth.is_behind() => tree.publish(signed, note, frontier.clone()),
+            Some(before) if growth.covered().size() == before.size && before.size > 0 => {
+                tree.publish(before, note_before, growth.covered().clone());
+            }
+            _ => {}
+        }
         let keeper = Keeper {
             disk,
             log: log.clone(),
@@ -172,8 +207,10 @@ impl FileStore {
             spare,
             signer,
             slots,
-            signed_size: frontier.size(),
             frontier,
+            growth,
+            tree: tree.clone(),
+            signed,
             interval: options.head_interval,
         };
         let writer = Writer::new(shared.clone(), inbox.clone(), space, pending);
@@ -182,7 +219,7 @@ impl FileStore {
             spawn("log-writer", move || writer.run(&receiver)).map_err(io)?,
             spawn("log-keeper", move || keeper.run()).map_err(io)?,
         ];
-        Ok((Self { shared, inbox, sender: Some(sender), threads, _lock: lock }, recovery))
+        Ok((Self { shared, inbox, tree, sender: Some(sender), threads, _lock: lock }, recovery))
     }
 
     /// Why the log has failed, if it has: then nothing more is acknowledged, and the process should end.
@@ -193,6 +230,11 @@ impl FileStore {
     /// The newest signed tree head, as a C2SP signed note. It may be a second behind the log.
     pub fn tree_head(&self) -> String {
         self.inbox.note()
+    }
+
+    /// The part of the tree that tiles prove: what may be shown to the world.
+    pub fn tree(&self) -> Arc<PublishedTree> {
+        self.tree.clone()
     }
 }
 

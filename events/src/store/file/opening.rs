@@ -106,6 +106,7 @@ impl Opening<'_> {
             signed: signed_head,
             unreadable_heads: signed.unreadable.iter().map(|(path, _)| path.clone()).collect(),
             hashed_from: recovered.hashed_from,
+            ..Recovery::default()
         };
         Ok(Opened { recovered, signed, recovery, spare })
     }

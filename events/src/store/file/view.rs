@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{frames::Frames, index::SegmentIndex};
+use super::{
+    frames::Frames,
+    index::{Place, SegmentIndex},
+};
 use crate::{
     Commit, CommitNumber, Position,
     store::{Follow, Head, ReadError, sequence::Books},
@@ -103,6 +106,13 @@ impl Shared {
             after.checked_sub(1).and_then(|at| view.segments[at].run(position))
         };
         run.map(|run| run.locate(position)).transpose()
+    }
+
+    /// Where this commit stands, and where its segment's frames end; none at or beyond the head.
+    pub fn place(&self, number: CommitNumber) -> Option<(Place, u64)> {
+        let view = self.read();
+        let index = view.segment_of(number)?;
+        index.place(number).map(|place| (place, index.end))
     }
 
     /// Waits until there are more commits than `number`, or the deadline.

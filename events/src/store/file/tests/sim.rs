@@ -355,4 +355,16 @@ impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.disk.lock().inodes[self.inode].now.len() as u64)
     }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut sim = self.disk.lock();
+        let grows = len as usize > sim.inodes[self.inode].now.len();
+        sim.plain_call(grows)?;
+        let inode = &mut sim.inodes[self.inode];
+        inode.now.resize(len as usize, 0);
+        // Durable at once, which a file system may do; what was written behind the cut is gone with it.
+        inode.durable.truncate(len as usize);
+        inode.dirty.retain(|(offset, bytes)| offset + bytes.len() <= len as usize);
+        Ok(())
+    }
 }
