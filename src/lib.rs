@@ -4,6 +4,7 @@
 //! auditor's read-only view in `keyledger-replay`.
 
 pub mod app;
+pub mod bundles;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,17 +1,15 @@
 //! What the ledger signs about one team, beside the tree head that covers it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyledger_events::{
     CommitNumber, Position, TeamId, head::TreeHead, record::StreamHead, statement::TeamStatement, store::ReadError,
 };
 
-use crate::app::App;
+use crate::{app::App, http::Problem};
 
-/// How long a statement waits for a signed tree head: one comes every second while there are new events.
+/// How long a statement waits for a signed tree head.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// How often it looks.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Where a team's stream ends.
 #[derive(Clone, Copy, Debug)]
@@ -34,17 +32,18 @@ pub fn end(app: &App, team: TeamId) -> Result<Option<End>, ReadError> {
     Ok(Some(End { head, commit, position: Position(found.end().0 - 1) }))
 }
 
-/// The newest signed tree head, once it covers `position`: size and root, and the note. None if none does in time.
+/// A published tree head that covers `position`, signed now if need be: size and root, and the note. None if none can be
+/// had in time.
 pub async fn covering_head(app: &App, position: Position) -> Option<(TreeHead, String)> {
-    let (began, verifier) = (Instant::now(), app.signer.verifier());
-    loop {
-        let note = app.log.tree_head();
-        match verifier.verify(&note) {
-            Ok(head) if head.size > position.0 => return Some((head, note)),
-            _ if began.elapsed() > HEAD_WITHIN => return None,
-            _ => tokio::time::sleep(LOOK_EVERY).await,
-        }
-    }
+    let tree = app.log.tree();
+    let found = tokio::task::spawn_blocking(move || tree.wait_for(position.0 + 1, HEAD_WITHIN)).await;
+    found.ok().flatten().map(|published| (published.head, published.note))
+}
+
+/// No tree head came in time.
+pub fn not_signed() -> Problem {
+    Problem::unavailable("not_signed", "No signed tree head covers the team's last event yet.")
+        .with_retry_after(Duration::from_secs(1))
 }
 
 /// The signed statement that this is where the team's stream ends.

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod auth;
 pub mod credentials;
 pub mod departures;
+pub mod export;
 pub mod members;
 pub mod pages;
 pub mod pairing;
@@ -60,7 +61,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(members::router())
         .merge(departures::router())
         .merge(audit::router())
-        .merge(proofs::router());
+        .merge(proofs::router())
+        .merge(export::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(health::router(readiness, metrics))

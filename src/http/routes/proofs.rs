@@ -36,19 +36,13 @@ pub fn router() -> OpenApiRouter<Shared> {
 async fn statement(State(app): State<Shared>, caller: Caller) -> Result<Response, Problem> {
     caller.sees_all()?;
     let end = tokio::task::block_in_place(|| statements::end(&app, caller.team))?.ok_or_else(Problem::not_found)?;
-    let (tree, _) = statements::covering_head(&app, end.position).await.ok_or_else(not_signed)?;
+    let (tree, _) = statements::covering_head(&app, end.position).await.ok_or_else(statements::not_signed)?;
     let note = statements::sign(&app, caller.team, &end, tree);
     let mut response = note.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
-}
-
-/// No tree head came in time.
-pub fn not_signed() -> Problem {
-    Problem::unavailable("not_signed", "No signed tree head covers the team's last event yet.")
-        .with_retry_after(std::time::Duration::from_secs(1))
 }
 
 /// A seal of the map of all streams.
