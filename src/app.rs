@@ -6,6 +6,7 @@ use keyledger_events::{
     PersonId, Position, TeamId, Timestamp,
     commit::PlacedRecord,
     event::Role,
+    head::HeadSigner,
     seal::{Label, PersonKey, Sealed},
     store::{
         ReadError, Store,
@@ -22,6 +23,7 @@ use crate::{
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::Ledger,
     random,
+    seals::Seals,
     witnesses::Witnesses,
 };
 
@@ -37,6 +39,12 @@ pub struct App {
     pub tree: Arc<PublishedTree>,
     /// Who cosigns the tree's heads, if anybody is asked to.
     pub witnesses: Option<Arc<Witnesses>>,
+    /// The certificates by which older signing keys have named their successors.
+    pub key_rotations: Vec<String>,
+    /// Signs what is said about one team.
+    pub signer: HeadSigner,
+    /// The seals of the map of streams.
+    pub seals: Seals,
     /// What reads are answered from.
     pub projections: Arc<Projections>,
     /// The persons' sealing keys.

@@ -58,6 +58,8 @@ pub struct Config {
     pub sign_in_link: bool,
     /// Seconds added to the wall clock. For rehearsals: what is written under it keeps its time for ever.
     pub clock_offset_seconds: i64,
+    /// How often the map of all streams is sealed into the log, in seconds, and whether at a clean end; 0: only on demand.
+    pub seal_every_seconds: u64,
     /// HTTP connections at once.
     pub connections_max: usize,
     /// The longest request head, in bytes.
@@ -98,6 +100,7 @@ impl Default for Config {
             log_filter: "info".to_owned(),
             sign_in_link: false,
             clock_offset_seconds: 0,
+            seal_every_seconds: 3600,
             connections_max: limits.connections_max,
             header_bytes_max: limits.header_bytes_max,
             header_timeout_ms: ms(limits.header_timeout),
@@ -161,6 +164,9 @@ impl Config {
                  of the form keyledger-…/…, which the ledger's other notes have",
             );
         }
+        if self.seal_every_seconds > 31_536_000 {
+            return refuse("seal_every_seconds must be at most 31536000, a year");
+        }
         if self.connections_max == 0 {
             return refuse("connections_max must be at least 1");
         }
@@ -201,6 +207,11 @@ impl Config {
             Some(origin) => origin.clone(),
             None => self.public_url().split_once("://").map_or_else(String::new, |(_, rest)| rest.to_owned()),
         }
+    }
+
+    /// How often history is sealed; none: only on demand.
+    pub fn seal_every(&self) -> Option<Duration> {
+        (self.seal_every_seconds > 0).then(|| Duration::from_secs(self.seal_every_seconds))
     }
 
     /// What a client may take, and for how long.
@@ -436,6 +447,9 @@ mod tests {
             ("", env(&[("KEYLEDGER_PUBLIC_URL", "ftp://x")]), vec!["public_url"]),
             ("", env(&[("KEYLEDGER_ORIGIN", "a b")]), vec!["origin"]),
             ("", env(&[("KEYLEDGER_ORIGIN", "keyledger-key-rotation/v1")]), vec!["origin"]),
+            ("", env(&[("KEYLEDGER_ORIGIN", "keyledger-team-statement/v1")]), vec!["origin", "keyledger-"]),
+            ("", env(&[("KEYLEDGER_SEAL_EVERY_SECONDS", "-1")]), vec!["seal_every_seconds", "environment"]),
+            ("", env(&[("KEYLEDGER_SEAL_EVERY_SECONDS", "31536001")]), vec!["seal_every_seconds"]),
             ("", env(&[("KEYLEDGER_LOG_FILTER", "==")]), vec!["log_filter"]),
             ("trusted_proxies = [\"10.0.0.0/33\"]", env(&[]), vec!["trusted_proxies", "10.0.0.0/8"]),
         ] {

@@ -4,6 +4,7 @@
 //! auditor's read-only view in `keyledger-replay`.
 
 pub mod app;
+pub mod bundles;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -12,8 +13,10 @@ pub mod identity;
 pub mod ledger;
 pub mod random;
 pub mod scrub;
+pub mod seals;
 pub mod serve;
 pub mod side;
+pub mod statements;
 pub mod sweeper;
 pub mod telemetry;
 pub mod witnesses;

@@ -11,9 +11,10 @@ use std::{
 use keyledger_events::{
     Event,
     head::{HeadSigner, HeadVerifier},
+    rotation::KeyChain,
     store::{
         ReadError, Store,
-        file::{FileStore, Options, RotateError, Settled, TilesFound, settle_rotation},
+        file::{FileStore, LogFiles, Options, RotateError, Settled, TilesFound, settle_rotation},
         keyring::{Keyring, KeyringError, create_signing_seed, load_signing_seed},
     },
     witness::Policy,
@@ -31,6 +32,7 @@ use crate::{
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::{Ledger, Observer},
     random,
+    seals::{self, Seals},
     side::Side,
     sweeper,
     witnesses::{Heads, Witnesses},
@@ -117,8 +119,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     bootstrap::ensure(&app).await?;
     announce(&app);
 
-    let tasks =
-        [tokio::spawn(sweeper::sweep(app.clone())), tokio::spawn(sweeper::keep(app.clone(), background.usage.clone()))];
+    let mut tasks = vec![
+        tokio::spawn(sweeper::sweep(app.clone())),
+        tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
+    ];
+    if let Some(every) = app.config.seal_every() {
+        tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
+    }
     let server = http::service::server(&app);
     app.readiness.ready();
     let failed = app.ledger.clone();
@@ -139,6 +146,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     if let Some(why) = failure {
         return Err(ServeError::Failed(why));
+    }
+    if app.config.seal_every().is_some() {
+        seals::seal_and_tell(&app).await;
     }
     tokio::task::block_in_place(|| background.close(app)).map_err(ServeError::Failed)
 }
@@ -205,7 +215,8 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     create_private(&keys)?;
     finish_rotation(&data)?;
     let seed = signing_seed(&data, &keys.join("signing.key"))?;
-    let signer = HeadSigner::new(&origin(&config)?, &seed)?;
+    let origin = origin(&config)?;
+    let signer = HeadSigner::new(&origin, &seed)?;
     let policy = config.witness_policy.as_deref().map(witness_policy).transpose()?;
     let verifier = signer.verifier();
     let (store, recovery) = FileStore::open(&data, signer, &Options::default())?;
@@ -248,6 +259,9 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         store,
         tree: log.tree(),
         witnesses,
+        key_rotations: key_rotations(&data)?,
+        signer: HeadSigner::new(&origin, &seed)?,
+        seals: Seals::default(),
         projections,
         keyring,
         clock,
@@ -261,6 +275,20 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     });
     erase_the_erased(&app)?;
     Ok((app, Background { usage: Arc::new(usage), side, log }))
+}
+
+/// The certificates beside the log. The log's own were compared with them when the last rotation was settled.
+fn key_rotations(data: &Path) -> Result<Vec<String>, ServeError> {
+    let file = LogFiles::keys_file(data);
+    let refuse = |what: String| ServeError::Io { what: file.display().to_string(), error: std::io::Error::other(what) };
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(refuse(error.to_string())),
+    };
+    let keys = KeyChain::parse(&text).map_err(|error| refuse(error.to_string()))?;
+    let notes = |keys: KeyChain| keys.certificates().iter().map(|certificate| certificate.note().to_owned()).collect();
+    Ok(keys.map(notes).unwrap_or_default())
 }
 
 fn witness_policy(file: &Path) -> Result<Policy, ServeError> {

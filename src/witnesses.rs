@@ -66,7 +66,8 @@ pub struct Witnesses {
     file: PathBuf,
     state: Mutex<State>,
     saving: Mutex<()>,
-    stopped: Condvar,
+    /// Another head meets the policy, or it is time to end.
+    changed: Condvar,
     metrics: Arc<Metrics>,
 }
 
@@ -95,7 +96,7 @@ impl Witnesses {
             policy.is_met(&Note::parse(&note).ok()?).then_some(PublishedHead { head, note })
         });
         let state = State { met, ..State::default() };
-        Self { policy, file, state: Mutex::new(state), saving: Mutex::default(), stopped: Condvar::new(), metrics }
+        Self { policy, file, state: Mutex::new(state), saving: Mutex::default(), changed: Condvar::new(), metrics }
     }
 
     /// Starts a thread for each witness that has an address. They end after [`Witnesses::stop`].
@@ -113,7 +114,7 @@ impl Witnesses {
     /// Asks nobody any more.
     pub fn stop(&self) {
         self.lock().stopping = true;
-        self.stopped.notify_all();
+        self.changed.notify_all();
     }
 
     /// The head to publish: the newest one with the cosignatures it has; for a moment still the newest one that meets
@@ -126,6 +127,22 @@ impl Witnesses {
         match &state.met {
             Some(met) if met.head.size == size || (met.head.size < size && held_back) => met.clone(),
             _ => newest,
+        }
+    }
+
+    /// A head of at least `size` events that meets the policy; none if there is none in time.
+    pub fn wait_for(&self, size: u64, at_most: Duration) -> Option<PublishedHead> {
+        let until = Instant::now() + at_most;
+        let mut state = self.lock();
+        loop {
+            if let Some(met) = state.met.as_ref().filter(|met| met.head.size >= size) {
+                return Some(met.clone());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.stopping {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -170,6 +187,7 @@ impl Witnesses {
         }
         state.met = Some(published);
         drop(state);
+        self.changed.notify_all();
         self.metrics.witnessed_positions.set(size as f64);
         if let Err(error) = self.save() {
             tracing::warn!(%error, file = %self.file.display(), "the cosigned tree head could not be saved");
@@ -195,7 +213,7 @@ impl Witnesses {
             if left.is_zero() {
                 return false;
             }
-            state = self.stopped.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }

@@ -7,10 +7,11 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    CredentialId, PersonId, Timestamp,
+    CredentialId, PersonId, Position, Timestamp,
     credential::LIFETIME_DAYS_MAX,
     seal::Label,
     secret::{KeyPrefix, Kind, SecretHash},
+    stream_map::MapRoot,
 };
 
 /// What a person may do in a team. Declared from most to least powerful.
@@ -239,6 +240,17 @@ pub struct PersonErasedV1 {
     pub person: PersonId,
 }
 
+/// Every stream's last event, in one root: only in the system stream. See [`crate::stream_map`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HistorySealedV1 {
+    /// The map is of all events before this position.
+    pub through: Position,
+    /// How many teams it has, the system stream included.
+    pub teams: u64,
+    /// Its root.
+    pub root: MapRoot,
+}
+
 /// The ledger's signing key gave way to another: only in the system stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SigningKeyRotatedV1 {
@@ -337,6 +349,8 @@ events! {
     ServiceCredentialIssued(ServiceCredentialIssuedV1) = 13 v 1, "service_credential_issued";
     /// See [`PersonErasedV1`].
     PersonErased(PersonErasedV1) = 14 v 1, "person_erased";
+    /// See [`HistorySealedV1`].
+    HistorySealed(HistorySealedV1) = 15 v 1, "history_sealed";
     /// See [`SigningKeyRotatedV1`].
     SigningKeyRotated(SigningKeyRotatedV1) = 16 v 1, "signing_key_rotated";
 }

@@ -10,6 +10,7 @@
 //! * [`tree`], [`note`] and [`head`] — the Merkle tree over all positions, and what the ledger signs of it.
 //! * [`witness`] — who must have seen a tree head before it is believed.
 //! * [`rotation`] — how the signing key gives way to another, and the chain of keys that makes.
+//! * [`stream_map`] — all streams' last events under one root, and [`statement`] — what the ledger signs about one team.
 //! * [`store`] — the trait every log implements, and its back ends.
 //! * [`seal`] — personal data under a key that lies outside the log.
 //!
@@ -25,7 +26,9 @@ pub mod record;
 pub mod rotation;
 pub mod seal;
 pub mod secret;
+pub mod statement;
 pub mod store;
+pub mod stream_map;
 pub mod team;
 pub mod time;
 pub mod tree;

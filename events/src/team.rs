@@ -7,6 +7,7 @@ mod departure;
 mod fold;
 mod membership;
 mod refusal;
+mod seal;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,9 +16,10 @@ pub use self::{
     fold::Impossible,
     membership::{ChangePolicy, ChangeRole, CreateTeam, DenyPairing, ErasePerson, Join, RemoveMember, may_invite},
     refusal::Refusal,
+    seal::SealHistory,
 };
 use crate::{
-    CredentialId, Event, PersonId, TeamId, Timestamp,
+    CredentialId, Event, PersonId, Position, TeamId, Timestamp,
     credential::Credential,
     event::{PolicyV1, Role},
     record::StreamHead,
@@ -35,6 +37,8 @@ pub struct TeamState {
     pub head: Option<StreamHead>,
     /// When that was recorded.
     pub recorded_at: Timestamp,
+    /// How many events the last seal is of; only in the system stream.
+    pub sealed_through: Position,
     /// The rules for new keys.
     pub policy: PolicyV1,
     /// Everybody who ever was a member.

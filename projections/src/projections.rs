@@ -7,6 +7,7 @@ use std::{
 
 use keyledger_events::{
     Commit, CommitNumber, Position, TeamId,
+    record::StreamHead,
     store::{ReadError, ReadLog},
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -212,6 +213,17 @@ impl Projections {
     /// The numbers of a team's commits, in order.
     pub fn team_commits(&self, team: TeamId) -> Vec<CommitNumber> {
         self.streams.read().streams.get(team).map(|stream| stream.numbers().collect()).unwrap_or_default()
+    }
+
+    /// Every team's last event, of all that are applied, and how many events those are.
+    pub fn stream_heads(&self) -> (Vec<(TeamId, StreamHead)>, Position) {
+        let located = self.streams.read();
+        (located.streams.iter().map(|(team, stream)| (team, stream.head)).collect(), located.position)
+    }
+
+    /// A team's last event, and the number of the commit that holds it; none if the team has none.
+    pub fn stream_end(&self, team: TeamId) -> Option<(StreamHead, CommitNumber)> {
+        self.streams.read().streams.get(team).map(|stream| (stream.head, stream.last))
     }
 
     /// A team's view as it is now, from memory or folded from the log; `None` if there is no such team.

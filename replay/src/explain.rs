@@ -397,6 +397,7 @@ fn describe(record: &Record, open: &dyn Fn(&Sealed) -> Option<String>, successor
         Event::PairingDenied(_) => "a pairing was denied".to_owned(),
         Event::PersonErased(e) => format!("person {}'s sealing key erased", e.person),
         Event::SigningKeyRotated(_) => "the ledger's signing key gave way to another".to_owned(),
+        Event::HistorySealed(e) => format!("history sealed up to position {}", e.through),
     }
 }
 

@@ -8,9 +8,11 @@
 //! * [`explain`] — one credential's life in sentences, and at which position it died and why.
 //! * [`diff`] — what changed between two points.
 //! * [`rebuild`] — the projections thrown away and made anew, against those that were served.
+//! * [`bundle`] — one team's history in one file, and whether it proves what it shows.
 //! * [`verify`] — whether every byte still proves what the ledger has signed and serves.
 
 pub mod as_of;
+pub mod bundle;
 pub mod diff;
 pub mod explain;
 mod point;

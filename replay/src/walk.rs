@@ -3,8 +3,8 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use keyledger_events::{
-    Commit, CommitNumber, Position, Timestamp,
-    record::RecordError,
+    Commit, CommitNumber, Position, Revision, Timestamp,
+    record::{RecordError, RecordHeader, StreamHead},
     store::{ReadError, ReadLog},
 };
 
@@ -71,6 +71,10 @@ pub(crate) fn commits(
     let mut done = 0;
     while done < total {
         let Some(commit) = follow.next(Duration::ZERO)? else { break };
+        // A log with gaps may go on behind the moment.
+        if commit.first_position.0 >= total {
+            break;
+        }
         done = commit.end().0;
         if commit.number.0 % PROGRESS_COMMITS == 0 {
             progress(done.min(total), total);
@@ -104,10 +108,18 @@ impl Clock {
 
 /// A commit's recorded time.
 pub(crate) fn recorded_at(commit: &Commit) -> Result<Timestamp, ReplayError> {
-    commit
-        .body
-        .view()
-        .first()
-        .map(|header| header.recorded_at)
-        .map_err(|error| ReplayError::Record { position: commit.first_position, error })
+    first(commit).map(|header| header.recorded_at)
+}
+
+/// The header of a commit's first record.
+pub(crate) fn first(commit: &Commit) -> Result<RecordHeader, ReplayError> {
+    let position = commit.first_position;
+    commit.body.view().first().map_err(|error| ReplayError::Record { position, error })
+}
+
+/// Where a commit leaves its team's stream.
+pub(crate) fn left(commit: &Commit, first: &RecordHeader) -> StreamHead {
+    let view = commit.body.view();
+    let hash = view.records().last().map(|record| record.hash()).unwrap_or_default();
+    StreamHead { revision: Revision(first.revision.0 + view.count() - 1), hash }
 }

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 refused or not found, 2 wrong use, 3 the ledger is damaged.
 
+mod bundle;
+mod bundle_report;
 mod client;
 mod completions;
 mod credentials;
@@ -77,7 +79,11 @@ enum Command {
     Members(members::Args),
     /// Show what a member's departure is about, or decide on it.
     Depart(depart::Args),
-    /// Look at a data directory without the server: verify, as-of, explain, diff, rebuild.
+    /// Export the team's history as a bundle: one file that `replay verify` checks without a server.
+    Export(bundle::Args),
+    /// Print what the ledger signs about the team: where its history ends.
+    Statement,
+    /// Look at a data directory or a bundle without the server: verify, as-of, explain, diff, rebuild.
     Replay {
         #[command(subcommand)]
         command: replay::Command,
@@ -153,6 +159,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Whoami => login::whoami(&client()?, output),
         Command::Members(args) => members::run(&client()?, output, args),
         Command::Depart(args) => depart::run(&client()?, output, &args),
+        Command::Export(args) => bundle::export(&global, output, &args),
+        Command::Statement => bundle::statement(&client()?, output),
         Command::Replay { command } => replay::run(command, output, global.team),
         Command::Doctor(args) => doctor::run(&global, output, &args),
         Command::RotateSigningKey(args) => rotate_signing_key::run(output, &args),
@@ -229,6 +237,10 @@ mod tests {
             &format!("replay explain d {id} --at 7"),
             "replay diff d 1 2",
             "replay rebuild d",
+            "replay verify team.bundle --key ledger.vkey --head old.note --head older.note",
+            "export team.bundle",
+            "export team.bundle --from 3 --to 2026-03-03T12:00:00Z --head old.note --data d",
+            "statement",
             "doctor",
             "doctor --data d",
             "rotate-signing-key",
@@ -244,6 +256,8 @@ mod tests {
         for line in [
             "",
             "export",
+            "export team.bundle --from yesterday",
+            "statement x",
             "backup",
             "restore",
             "issue",

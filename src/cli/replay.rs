@@ -1,4 +1,5 @@
-//! `keyledger replay`: looks at a data directory, or a copy of one, without a server and without trusting an index.
+//! `keyledger replay`: looks at a data directory, or a copy of one, or a bundle, without a server and without trusting an
+//! index.
 
 use std::{
     fs,
@@ -7,7 +8,13 @@ use std::{
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use keyledger_events::{Position, TeamId, head::HeadVerifier, store::ReadError, store::file::FileLog, witness::Policy};
+use keyledger_events::{
+    Position, TeamId,
+    head::HeadVerifier,
+    store::file::FileLog,
+    store::{ReadError, ReadLog},
+    witness::Policy,
+};
 use keyledger_replay::{
     Moment, Point, Progress, ReplayError,
     as_of::{self, AsOf},
@@ -21,21 +28,21 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    Failure,
+    Failure, bundle_report,
     output::{Output, facts, plain, table, text, when},
 };
 
 /// What can be asked.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check every frame, chain, position, tree head and projection digest. Exit 0 only if all of them hold.
+    /// Check every frame, chain, position, tree head, seal and projection digest. Exit 0 only if all of them hold.
     Verify {
-        /// The data directory, or a copy of one.
+        /// The data directory, or a copy of one, or a bundle.
         dir: PathBuf,
-        /// The verifier key to believe, as text in a file, in force still or replaced since; without it the directory's
+        /// The verifier key to believe, or a file of it, in force still or replaced since; without it the directory's
         /// own is believed, and said so.
-        #[arg(long, value_name = "FILE")]
-        key: Option<PathBuf>,
+        #[arg(long, value_name = "VKEY")]
+        key: Option<String>,
         /// A signed tree head seen elsewhere, as a note in a file; may be given often.
         #[arg(long, value_name = "FILE")]
         head: Vec<PathBuf>,
@@ -45,7 +52,7 @@ pub enum Command {
     },
     /// List which credentials were alive.
     AsOf {
-        /// The data directory, or a copy of one.
+        /// The data directory, or a copy of one, or a bundle.
         dir: PathBuf,
         /// When: an instant (what held then, by all that is known now) or a position (what was known there).
         #[arg(long, value_name = "POSITION|INSTANT", required_unless_present = "known_at")]
@@ -56,7 +63,7 @@ pub enum Command {
     },
     /// Tell one credential's life: when it was alive, at which position it died, and why.
     Explain {
-        /// The data directory, or a copy of one.
+        /// The data directory, or a copy of one, or a bundle.
         dir: PathBuf,
         /// The credential: its id, or the first 12 characters of its key.
         credential: explain::Name,
@@ -66,7 +73,7 @@ pub enum Command {
     },
     /// List what changed between two points.
     Diff {
-        /// The data directory, or a copy of one.
+        /// The data directory, or a copy of one, or a bundle.
         dir: PathBuf,
         /// The earlier point: an instant or a position.
         from: Point,
@@ -87,9 +94,9 @@ pub enum Command {
 pub fn run(command: Command, output: Output, team: Option<Uuid>) -> Result<(), Failure> {
     let team = team.map(TeamId::from);
     match command {
-        Command::Verify { dir, key, head, policy } => run_verify(output, &dir, key, &head, policy.as_ref()),
+        Command::Verify { dir, key, head, policy } => run_verify(output, &dir, key, &head, policy.as_ref(), team),
         Command::AsOf { dir, at, known_at } => run_as_of(output, &dir, moment(at, known_at)?, team),
-        Command::Explain { dir, credential, at } => run_explain(output, &dir, &credential, at),
+        Command::Explain { dir, credential, at } => run_explain(output, &dir, &credential, at, team),
         Command::Diff { dir, from, to } => run_diff(output, &dir, from, to, team),
         Command::Rebuild { dir } => run_rebuild(output, &dir),
     }
@@ -98,13 +105,17 @@ pub fn run(command: Command, output: Output, team: Option<Uuid>) -> Result<(), F
 fn run_verify(
     output: Output,
     dir: &Path,
-    key: Option<PathBuf>,
+    key: Option<String>,
     heads: &[PathBuf],
     policy: Option<&PathBuf>,
+    team: Option<TeamId>,
 ) -> Result<(), Failure> {
-    let key = key.map(|file| read_key(&file)).transpose()?;
-    let known_heads = heads.iter().map(read_text).collect::<Result<_, _>>()?;
+    let key = key.map(|key| read_key(&key)).transpose()?;
+    let known_heads = known_heads(heads)?;
     let policy = policy.map(read_policy).transpose()?;
+    if dir.is_file() {
+        return bundle_report::verify(output, dir, key, known_heads, policy, team);
+    }
     let bar = Bar::of_bytes();
     let checked =
         bar.during(|progress| verify::verify(dir, &Options { key, known_heads, policy, progress: Some(progress) }));
@@ -127,7 +138,8 @@ fn run_verify(
 
 fn report_text(answer: &Value, report: &Report) -> String {
     let mut lines = vec![
-        "Everything holds: every frame, chain, position, record, signed tree head, tile and served digest.".to_owned(),
+        "Everything holds: every frame, chain, position, record, seal, signed tree head, tile and served digest."
+            .to_owned(),
         facts(answer, &["origin", "events", "commits", "teams", "live_credentials", "root"]),
     ];
     let sizes = report.signed_sizes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -143,26 +155,19 @@ fn report_text(answer: &Value, report: &Report) -> String {
         Some(position) => format!("The served digests, of {position} events, are the log's."),
         None => "No digests are served from this directory; none were compared.".to_owned(),
     });
+    lines.push(match report.seals {
+        0 => "There are no seals of the map of streams.".to_owned(),
+        seals => format!(
+            "The map of all streams was made anew for {seals} seals, the last of {} events.",
+            report.sealed_through
+        ),
+    });
     lines.push(match report.tiles_size {
         Some(size) => format!("The tree's tiles, of {size} events, are the log's."),
         None => "This directory has no finished tiles of the tree; none were compared.".to_owned(),
     });
-    if let Some(Witnessed { size, by }) = &report.witnessed {
-        let by = by.iter().map(|(name, at)| format!("{name} at {at}")).collect::<Vec<_>>().join(", ");
-        let by = if by.is_empty() { "nobody, whom the policy does not demand".to_owned() } else { plain(&by) };
-        lines.push(format!("The tree head of {size} events meets the witness policy: cosigned by {by}."));
-    }
-    match (report.key_rotations, report.key_pinned) {
-        (0, _) => {}
-        (1, true) => lines.push("One rotation of the signing key was followed from the key you gave.".to_owned()),
-        (count, true) => {
-            lines.push(format!("{count} rotations of the signing key were followed from the key you gave."))
-        }
-        (1, false) => lines.push("The signing key was rotated once; the log has the certificate.".to_owned()),
-        (count, false) => {
-            lines.push(format!("The signing key was rotated {count} times; the log has the certificates."))
-        }
-    }
+    lines.extend(report.witnessed.as_ref().map(witnessed));
+    lines.extend(rotations(report.key_rotations, report.key_pinned));
     if report.key_rotation_unfinished {
         lines.push(
             "A rotation of the signing key was cut short after its event; the next start finishes it.".to_owned(),
@@ -178,10 +183,28 @@ fn report_text(answer: &Value, report: &Report) -> String {
     lines.join("\n")
 }
 
+/// Who has cosigned a tree head, as a sentence.
+pub(super) fn witnessed(Witnessed { size, by }: &Witnessed) -> String {
+    let by = by.iter().map(|(name, at)| format!("{name} at {at}")).collect::<Vec<_>>().join(", ");
+    let by = if by.is_empty() { "nobody, whom the policy does not demand".to_owned() } else { plain(&by) };
+    format!("The tree head of {size} events meets the witness policy: cosigned by {by}.")
+}
+
+/// How the signing key that counts was found, as a sentence; none if there was only one.
+pub(super) fn rotations(count: u64, pinned: bool) -> Option<String> {
+    Some(match (count, pinned) {
+        (0, _) => return None,
+        (1, true) => "One rotation of the signing key was followed from the key you gave.".to_owned(),
+        (count, true) => format!("{count} rotations of the signing key were followed from the key you gave."),
+        (1, false) => "The signing key was rotated once; its certificate is there.".to_owned(),
+        (count, false) => format!("The signing key was rotated {count} times; the certificates are there."),
+    })
+}
+
 fn run_as_of(output: Output, dir: &Path, moment: Moment, team: Option<TeamId>) -> Result<(), Failure> {
-    let log = open(dir)?;
+    let log = open(dir, team)?;
     let bar = Bar::of_events();
-    let found = bar.during(|progress| as_of::as_of(&log, moment, team, progress)).map_err(failure)?;
+    let found = bar.during(|progress| as_of::as_of(log.as_ref(), moment, team, progress)).map_err(failure)?;
     output.print(&value(&found), |answer| as_of_text(answer, &found, team));
     Ok(())
 }
@@ -224,11 +247,18 @@ fn team_name(answer: &Value, team: &str) -> String {
     answer["teams"][team].as_str().map_or_else(|| team.to_owned(), str::to_owned)
 }
 
-fn run_explain(output: Output, dir: &Path, name: &explain::Name, at: Option<Point>) -> Result<(), Failure> {
-    let log = open(dir)?;
+fn run_explain(
+    output: Output,
+    dir: &Path,
+    name: &explain::Name,
+    at: Option<Point>,
+    team: Option<TeamId>,
+) -> Result<(), Failure> {
+    let log = open(dir, team)?;
     let moment = at.map(Moment::from).unwrap_or_default();
     let bar = Bar::of_events();
-    let told = bar.during(|progress| explain::explain(&log, name, moment, &|_| None, progress)).map_err(failure)?;
+    let told =
+        bar.during(|progress| explain::explain(log.as_ref(), name, moment, &|_| None, progress)).map_err(failure)?;
     let mut answer = value(&told);
     answer["sentence"] = json!(told.sentence());
     output.print(&answer, |_| plain(told.to_string().trim_end()));
@@ -236,9 +266,9 @@ fn run_explain(output: Output, dir: &Path, name: &explain::Name, at: Option<Poin
 }
 
 fn run_diff(output: Output, dir: &Path, from: Point, to: Point, team: Option<TeamId>) -> Result<(), Failure> {
-    let log = open(dir)?;
+    let log = open(dir, team)?;
     let bar = Bar::of_events();
-    let found = bar.during(|progress| diff::diff(&log, from, to, team, progress)).map_err(failure)?;
+    let found = bar.during(|progress| diff::diff(log.as_ref(), from, to, team, progress)).map_err(failure)?;
     output.print(&value(&found), |answer| diff_text(answer, &found));
     Ok(())
 }
@@ -337,14 +367,18 @@ fn moment(at: Option<Point>, known_at: Option<Position>) -> Result<Moment, Failu
     }
 }
 
-fn open(dir: &Path) -> Result<FileLog, Failure> {
-    if !dir.is_dir() {
-        return Err(Failure::Refused(format!("{}: no such directory", dir.display())));
+/// The log of a directory, or a bundle, which must be of the team if one is named.
+fn open(dir: &Path, team: Option<TeamId>) -> Result<Box<dyn ReadLog>, Failure> {
+    if dir.is_file() {
+        return Ok(Box::new(bundle_report::open(dir, team)?));
     }
-    FileLog::open(dir).map_err(|error| unreadable(&error))
+    if !dir.is_dir() {
+        return Err(Failure::Refused(format!("{}: no such directory or bundle", dir.display())));
+    }
+    Ok(Box::new(FileLog::open(dir).map_err(|error| unreadable(&error))?))
 }
 
-fn failure(error: ReplayError) -> Failure {
+pub(super) fn failure(error: ReplayError) -> Failure {
     match error {
         ReplayError::Read(error) => unreadable(&error),
         ReplayError::Record { .. } => Failure::Damaged(error.to_string()),
@@ -353,15 +387,30 @@ fn failure(error: ReplayError) -> Failure {
     }
 }
 
-fn unreadable(error: &ReadError) -> Failure {
+pub(super) fn unreadable(error: &ReadError) -> Failure {
     match error {
         ReadError::Io { .. } | ReadError::Locked { .. } => Failure::Refused(error.to_string()),
         _ => Failure::Damaged(format!("{error}; `keyledger replay verify` says more")),
     }
 }
 
-fn read_key(file: &PathBuf) -> Result<HeadVerifier, Failure> {
-    read_text(file)?.parse().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+/// A key by its text, or in a file of that name.
+fn read_key(key: &str) -> Result<HeadVerifier, Failure> {
+    match key.parse() {
+        Ok(key) => Ok(key),
+        Err(error) if !Path::new(key).exists() => {
+            Err(Failure::Usage(format!("--key is neither a file nor a key: {error}")))
+        }
+        Err(_) => {
+            let text = read_text(&PathBuf::from(key))?;
+            text.parse().map_err(|error| Failure::Usage(format!("{key}: {error}")))
+        }
+    }
+}
+
+/// Tree heads kept in files.
+pub(super) fn known_heads(files: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    files.iter().map(read_text).collect()
 }
 
 fn read_policy(file: &PathBuf) -> Result<Policy, Failure> {
@@ -374,21 +423,25 @@ fn read_text(file: &PathBuf) -> Result<String, Failure> {
     Ok(text.trim_end_matches('\0').to_owned())
 }
 
-fn value(answer: &impl Serialize) -> Value {
+pub(super) fn value(answer: &impl Serialize) -> Value {
     // Answers are structs of texts, numbers and lists: JSON refuses none of them.
     serde_json::to_value(answer).unwrap_or_default()
 }
 
 /// A progress bar on standard error, where that is a terminal.
-struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    fn of_bytes() -> Self {
+    pub(super) fn of_bytes() -> Self {
         Self::new("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
     }
 
-    fn of_events() -> Self {
+    pub(super) fn of_events() -> Self {
         Self::new("{bar:40} {human_pos} of {human_len} events, {per_sec}, {eta} left")
+    }
+
+    pub(super) fn of_commits() -> Self {
+        Self::new("{bar:40} {human_pos} of {human_len} commits, {per_sec}, {eta} left")
     }
 
     fn new(template: &str) -> Self {
@@ -397,7 +450,7 @@ impl Bar {
     }
 
     /// Shows the bar while `work` lasts, and leaves nothing of it.
-    fn during<T>(self, work: impl FnOnce(Progress<'_>) -> T) -> T {
+    pub(super) fn during<T>(self, work: impl FnOnce(Progress<'_>) -> T) -> T {
         let done = work(&|done, total| {
             self.0.set_length(total);
             self.0.set_position(done);

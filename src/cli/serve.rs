@@ -39,6 +39,9 @@ pub struct Args {
     /// Seconds added to the clock, for rehearsals on a copy: what is written keeps that time for ever.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     clock_offset_seconds: Option<i64>,
+    /// How often the map of all streams is sealed into the log; 0: only on demand [default: 3600].
+    #[arg(long, value_name = "N")]
+    seal_every_seconds: Option<u64>,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {

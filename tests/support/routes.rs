@@ -48,6 +48,9 @@ fn table() -> Vec<(&'static str, Who, Value)> {
             json!({ "overlap_seconds": 60, "expires_in_days": 30 }),
         ),
         ("GET /api/v1/departures", Roles("oau"), none()),
+        ("GET /api/v1/export", Roles("oau"), none()),
+        ("GET /api/v1/statement", Roles("oau"), none()),
+        ("POST /api/v1/seals", Operator, none()),
         // No such code: it is looked up before the role counts.
         (
             "POST /api/v1/desktop/pair/confirm",

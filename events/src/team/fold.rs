@@ -33,6 +33,12 @@ impl TeamState {
             Event::SigningKeyRotated(_) => {
                 ensure(team == TeamId::SYSTEM, "the signing key is rotated outside the system stream")?;
             }
+            Event::HistorySealed(e) => {
+                ensure(team == TeamId::SYSTEM, "history is sealed outside the system stream")?;
+                ensure(record.meta.actor == Actor::System, "history is sealed by somebody")?;
+                ensure(e.through >= self.sealed_through, "a seal of less than the one before")?;
+                self.sealed_through = e.through;
+            }
             Event::PolicyChanged(e) => {
                 ensure(e.policy.is_possible(), "a policy looser than the ledger's")?;
                 self.policy = e.policy;

@@ -1,16 +1,18 @@
 //! Histories that no decision writes: the fold refuses each, so a replay proves the rules.
 
 use keyledger_events::{
-    CorrelationId, Event, EventId, Meta, PersonId, Record, RecordHash, Revision, TeamId, Timestamp,
+    CorrelationId, Event, EventId, Meta, PersonId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PersonErasedV1, PolicyChangedV1,
-        PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
+        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PersonErasedV1,
+        PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1,
+        TeamCreatedV1,
     },
     record::{Actor, AuthMethod},
     seal::Label,
     secret::Kind,
-    team::{Impossible, TeamState},
+    stream_map::MapRoot,
+    team::{Impossible, SealHistory, TeamState},
 };
 
 use crate::story::{
@@ -166,6 +168,7 @@ fn no_history_breaks_a_rule() {
             "rotated outside the system stream",
             Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate: String::new() }),
         ),
+        ("sealed outside the system stream", sealed(1)),
     ];
     for (name, event) in rows {
         let mut state = story().state;
@@ -173,6 +176,23 @@ fn no_history_breaks_a_rule() {
         let refused = apply(&mut state, ACME, Actor::System, late, event);
         assert_eq!(refused.map_err(|impossible| impossible.revision), Err(revision), "{name}");
     }
+}
+
+fn sealed(through: u64) -> Event {
+    Event::HistorySealed(HistorySealedV1 { through: Position(through), teams: 1, root: MapRoot([1; 32]) })
+}
+
+#[test]
+fn a_seal_is_the_ledgers_own_and_never_of_less() {
+    let seal = |through| SealHistory { through: Position(through), teams: 1, root: MapRoot([1; 32]) };
+    let mut system = Story::system().state;
+    assert_eq!(seal(5).decide(&system).unwrap(), vec![sealed(5).into()]);
+    let mut by = |actor, through| apply(&mut system, TeamId::SYSTEM, actor, START, sealed(through)).is_ok();
+    assert!(!by(Actor::Person(OWNER), 5));
+    assert!(by(Actor::System, 5));
+    assert!(!by(Actor::System, 4));
+    assert!(by(Actor::System, 5), "two that sealed at once");
+    assert_eq!(seal(5).decide(&system), Ok(vec![]), "sealed by somebody else meanwhile");
 }
 
 fn start_of(end: &Timestamp) -> Timestamp {

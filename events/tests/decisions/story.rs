@@ -381,10 +381,10 @@ pub fn fold(state: &mut TeamState, body: &CommitBody) {
 
 /// A state as comparable text: maps have no order.
 pub fn same(state: &TeamState) -> (String, Vec<(CredentialId, String)>) {
-    let TeamState { team, head, recorded_at, policy, members, credentials } = state;
+    let TeamState { team, head, recorded_at, policy, members, credentials, sealed_through } = state;
     let mut credentials: Vec<_> = credentials.iter().map(|(id, key)| (*id, format!("{key:?}"))).collect();
     credentials.sort();
-    (format!("{team:?} {head:?} {recorded_at} {policy:?} {members:?}"), credentials)
+    (format!("{team:?} {head:?} {recorded_at} {policy:?} {members:?} {sealed_through}"), credentials)
 }
 
 pub fn sorted(state: &TeamState) -> Vec<(CredentialId, Credential)> {

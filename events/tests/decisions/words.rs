@@ -43,6 +43,7 @@ pub fn show(fact: &Fact, now: Timestamp) -> String {
         }
         Event::PersonErased(e) => format!("{} erased", who(e.person)),
         Event::SigningKeyRotated(_) => "signing key rotated".to_owned(),
+        Event::HistorySealed(e) => format!("history sealed before {}", e.through),
     };
     match fact.cause {
         Some(cause) => format!("{event} <- {cause}"),

@@ -11,14 +11,15 @@ use keyledger_events::{
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1,
-        PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
+        PersonErasedV1, PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
     },
     head::HeadSigner,
     record::{Actor, StreamHead},
     rotation::Certificate,
     seal::{Label, Sealed},
     secret::{Kind, RANDOM_LEN, Secret},
+    stream_map::MapRoot,
 };
 
 use crate::strategies::{AUTH_METHODS, REASONS};
@@ -110,6 +111,7 @@ fn events() -> Vec<Event> {
         service(None),
         service(Some(AT)),
         Event::PersonErased(PersonErasedV1 { person: PERSON }),
+        Event::HistorySealed(HistorySealedV1 { through: Position(300), teams: 7, root: MapRoot([0x71; 32]) }),
         rotated(),
     ]);
     events

@@ -1,18 +1,19 @@
 //! Any value of every type that reaches the log.
 
 use keyledger_events::{
-    CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Record, RecordHash, Revision, TeamId,
-    Timestamp,
+    CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash, Revision,
+    TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1,
-        PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1,
-        TeamCreatedV1,
+        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
+        PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1,
+        SigningKeyRotatedV1, TeamCreatedV1,
     },
     record::{Actor, AuthMethod, StreamHead},
     seal::{Label, Sealed},
     secret::{KeyPrefix, Kind, RANDOM_LEN, Secret, SecretHash},
+    stream_map::MapRoot,
 };
 use proptest::{array::uniform, collection::vec, option, prelude::*, sample::select};
 
@@ -152,6 +153,9 @@ pub fn event() -> impl Strategy<Value = Event> {
         service_issued(),
         person().prop_map(|person| Event::PersonErased(PersonErasedV1 { person })),
         text().prop_map(|certificate| Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate })),
+        (any::<u64>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, teams, root)| {
+            Event::HistorySealed(HistorySealedV1 { through: Position(through), teams, root: MapRoot(root) })
+        }),
     ]
 }
 

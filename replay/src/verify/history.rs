@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use keyledger_events::{
     CommitNumber, CredentialId, Event, EventId, PersonId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
     event::{CredentialIssuedV1, PolicyV1, Role},
-    record::{RecordHeader, StreamHead, follow_chain},
+    record::{Actor, RecordHeader, StreamHead, follow_chain},
     rotation::{Certificate, KeyChain},
     seal::Label,
     secret::{Kind, SecretHash},
@@ -292,6 +292,14 @@ impl History {
                 live.holder = e.to;
             }
             Event::SigningKeyRotated(e) => self.rotated(team, position, &e.certificate)?,
+            Event::HistorySealed(_) => {
+                if self.teams[team as usize].id != TeamId::SYSTEM {
+                    return Err("history is sealed outside the system stream".into());
+                }
+                if record.meta.actor != Actor::System {
+                    return Err("history is sealed by somebody who is not the ledger".into());
+                }
+            }
             Event::PairingDenied(_) | Event::PersonErased(_) => {}
         }
         Ok(())

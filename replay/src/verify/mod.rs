@@ -1,16 +1,18 @@
 //! Whether the bytes still prove what the ledger says: everything is derived anew, nothing that was derived is believed.
 //!
 //! Checked are every frame's checksum, number and position; every team's chain, revision by revision; that recorded time
-//! never goes backwards; that every record decodes to its last byte; that the history is possible at all; the Merkle
-//! root against every signed tree head, cosigned as a policy demands; that the certificates of the signing keys beside
-//! the log are those in it; the tree's stored tiles; the store's own checkpoint; and the digests of the projections
-//! against those that are served.
+//! never goes backwards; that every record decodes to its last byte; that the history is possible at all; every seal of
+//! the map of streams; the Merkle root against every signed tree head, cosigned as a policy demands; that the
+//! certificates of the signing keys beside the log are those in it; the tree's stored tiles; the store's own checkpoint;
+//! and the digests of the projections against those that are served.
 
 mod evidence;
 mod history;
 mod live;
+pub(crate) mod part;
 mod piece;
 mod pipeline;
+mod seals;
 mod sources;
 mod subtrees;
 mod tiles;
@@ -35,15 +37,17 @@ use keyledger_events::{
 use serde::Serialize;
 
 pub(crate) use self::evidence::served_digests;
+pub(crate) use self::witnessed::witnessed;
 pub use self::{evidence::Served, witnessed::COSIGNED};
 use self::{
     evidence::ServedDigests,
     history::{Facts, Flaw, History},
     piece::Piece,
     pipeline::Source,
+    seals::Seals,
     sources::{Commits, Files},
     tiles::Stored,
-    witnessed::{cosigned_note, witnessed},
+    witnessed::cosigned_note,
 };
 use crate::Progress;
 
@@ -81,6 +85,10 @@ pub struct Report {
     pub teams: u64,
     /// How many credentials no event has ended.
     pub live_credentials: u64,
+    /// How many seals of the map of streams were made anew.
+    pub seals: u64,
+    /// How many events the last of them is of.
+    pub sealed_through: u64,
     /// The Merkle root over all events.
     pub root: String,
     /// The sizes of the signed tree heads that were compared, ascending.
@@ -233,6 +241,7 @@ struct SignedHead {
 /// The ordered end of the pipeline.
 struct Fold {
     history: History,
+    seals: Seals,
     frontier: Frontier,
     commits: CommitNumber,
     position: Position,
@@ -258,6 +267,7 @@ impl Fold {
         heads.sort_by_key(|signed| signed.head.size);
         Self {
             history: History::new(served.is_some()),
+            seals: Seals::default(),
             frontier: Frontier::new(),
             commits: CommitNumber(0),
             position: Position(0),
@@ -313,6 +323,7 @@ impl Fold {
                 records: commit.records,
             };
             self.history.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
+            self.seals.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
             self.commits = self.commits.next();
             self.position.0 += commit.records.len() as u64;
             self.meet_position()?;
@@ -463,6 +474,8 @@ impl Fold {
             events: position.0,
             teams: self.history.teams(),
             live_credentials: self.history.live(),
+            seals: self.seals.count(),
+            sealed_through: self.seals.through().0,
             root: root.to_string(),
             signed_sizes: self.signed_sizes,
             unsigned_events: position.0 - newest,

@@ -20,7 +20,7 @@ pub(super) fn cosigned_note(dir: &Path) -> Result<Option<(PathBuf, String)>, Bro
 }
 
 /// The largest of the heads that meets the policy. That each is the ledger's own and the log's is checked elsewhere.
-pub(super) fn witnessed(policy: &Policy, notes: &[(PathBuf, String)], keys: &KeyChain) -> Result<Witnessed, Broken> {
+pub(crate) fn witnessed(policy: &Policy, notes: &[(PathBuf, String)], keys: &KeyChain) -> Result<Witnessed, Broken> {
     let broken = |what: &str| Broken { file: None, offset: None, position: Position(0), what: what.to_owned() };
     if !policy.logs().is_empty() && !keys.keys().any(|key| policy.logs().contains(key)) {
         return Err(broken("the witness policy is about other ledgers"));

@@ -1,6 +1,7 @@
 //! Ledgers for tests and benches, made by the domain's own decisions from a seed.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod bundle;
 pub mod directory;
 
 use std::{collections::HashMap, time::Duration};
@@ -10,11 +11,12 @@ use keyledger_events::{
     TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     credential::{Expire, Issue, KeyMaterial, PairDevice, Revoke, Revoker, Rotate},
-    event::{RevokeReason, Role},
+    event::{HistorySealedV1, RevokeReason, Role},
     record::{Actor, AuthMethod, StreamHead},
     seal::{Label, Sealed},
     secret::{Kind, RANDOM_LEN, Secret},
     store::{Proposal, Store, memory::MemoryStore},
+    stream_map::StreamMap,
     team::{ChangeRole, CreateTeam, Decision, Depart, Fact, Join, RemoveMember, TeamState},
 };
 
@@ -288,6 +290,12 @@ impl Town {
         self.commit(team, actor, decision.ok()?)
     }
 
+    /// Seals the whole of `commits`, which are all of this town's, and appends that to them.
+    pub fn seal(&mut self, commits: &mut Vec<Commit>) {
+        let seal = Event::HistorySealed(sealed(commits));
+        commits.push(self.commit(TeamId::SYSTEM, Actor::System, vec![seal.into()]).unwrap());
+    }
+
     /// At least so many events, all of them.
     pub fn history(&mut self, events: u64) -> Vec<Commit> {
         let mut commits = Vec::new();
@@ -304,6 +312,23 @@ impl Town {
 
 pub fn clear(text: &str) -> Label {
     Label::Clear(text.to_owned())
+}
+
+/// The map of all streams that these commits leave.
+pub fn stream_map(commits: &[Commit]) -> StreamMap {
+    let mut map = StreamMap::new();
+    for commit in commits {
+        let last = commit.records().last().unwrap().unwrap();
+        map.insert(last.record.team, StreamHead { revision: last.record.revision, hash: last.hash });
+    }
+    map
+}
+
+/// What a seal of these commits says.
+pub fn sealed(commits: &[Commit]) -> HistorySealedV1 {
+    let mut map = stream_map(commits);
+    let through = commits.last().map_or(Position(0), Commit::end);
+    HistorySealedV1 { through, teams: map.teams(), root: map.root() }
 }
 
 /// The same commits in a log in memory.

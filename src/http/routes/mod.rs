@@ -4,9 +4,11 @@ pub mod audit;
 pub mod auth;
 pub mod credentials;
 pub mod departures;
+pub mod export;
 pub mod members;
 pub mod pages;
 pub mod pairing;
+pub mod proofs;
 pub mod teams;
 pub mod tree;
 pub mod verify;
@@ -60,7 +62,9 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(members::router())
         .merge(departures::router())
         .merge(audit::router())
-        .merge(tree::router());
+        .merge(tree::router())
+        .merge(proofs::router())
+        .merge(export::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(tree::tiles())

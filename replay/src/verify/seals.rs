@@ -1,0 +1,116 @@
+//! The seals: every map of all streams that the ledger has appended, made anew from the events before it.
+//!
+//! A seal may be of a little less than what stands before it, because other commits were under way: the heads that the
+//! newest commits have left are kept in a queue, in front of those that every seal to come must count.
+
+use std::collections::{HashMap, VecDeque};
+
+use keyledger_events::{
+    Event, Position, Revision, TeamId, event::HistorySealedV1, record::StreamHead, stream_map::StreamMap,
+};
+
+use super::{
+    history::{Facts, Flaw},
+    live::Spread,
+};
+
+/// How many commits a seal may be behind its own place.
+const LAG_COMMITS_MAX: usize = 65_536;
+
+/// All streams as the next seal must see them.
+#[derive(Default)]
+pub(super) struct Seals {
+    /// What the last seal saw.
+    map: StreamMap,
+    /// What has changed since, as far as the next seal must know of it.
+    settled: HashMap<TeamId, StreamHead, Spread>,
+    /// The position before which all is settled.
+    settled_at: Position,
+    /// What the next seal may know of.
+    pending: VecDeque<Left>,
+    /// How many seals there were.
+    count: u64,
+    /// What the last one was of.
+    through: Position,
+}
+
+/// What a commit has left.
+struct Left {
+    team: TeamId,
+    head: StreamHead,
+    end: Position,
+}
+
+impl Seals {
+    /// How many seals there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many events the last one is of.
+    pub fn through(&self) -> Position {
+        self.through
+    }
+
+    /// Takes in the next commit, whose chain holds; judges its seals.
+    pub fn apply(&mut self, facts: &Facts<'_>) -> Result<(), Flaw> {
+        if facts.first.team == TeamId::SYSTEM {
+            for (record, position) in facts.records.iter().zip(facts.first_position.0..) {
+                if let Event::HistorySealed(seal) = &record.event {
+                    let position = Position(position);
+                    self.judge(seal, position).map_err(|what| Flaw { position, what })?;
+                }
+            }
+        }
+        let events = facts.records.len() as u64;
+        if self.pending.len() == LAG_COMMITS_MAX {
+            self.settle_one();
+        }
+        self.pending.push_back(Left {
+            team: facts.first.team,
+            head: StreamHead { revision: Revision(facts.first.revision.0 + events - 1), hash: facts.last_hash },
+            end: Position(facts.first_position.0 + events),
+        });
+        Ok(())
+    }
+
+    fn settle_one(&mut self) {
+        if let Some(left) = self.pending.pop_front() {
+            self.settled_at = left.end;
+            self.settled.insert(left.team, left.head);
+        }
+    }
+
+    fn judge(&mut self, seal: &HistorySealedV1, position: Position) -> Result<(), String> {
+        let HistorySealedV1 { through, teams, root } = *seal;
+        if through > position {
+            return Err(format!("a seal through position {through}, which is still to come"));
+        }
+        if through < self.through {
+            return Err(format!(
+                "a seal through position {through}, less than the one before, through {}",
+                self.through
+            ));
+        }
+        while self.pending.front().is_some_and(|left| left.end <= through) {
+            self.settle_one();
+        }
+        if self.settled_at > through {
+            return Err(format!("a seal through position {through}, more than {LAG_COMMITS_MAX} commits behind"));
+        }
+        if self.settled_at < through {
+            return Err(format!("a seal through position {through}, in the middle of a commit"));
+        }
+        self.settled.drain().for_each(|(team, head)| self.map.insert(team, head));
+        let (found_teams, found) = (self.map.teams(), self.map.root());
+        if (found_teams, found) != (teams, root) {
+            return Err(format!(
+                "the seal through position {through} says root {root} over {teams} teams, the events before it give \
+                 {found} over {found_teams}"
+            ));
+        }
+        self.count += 1;
+        self.through = through;
+        Ok(())
+    }
+}
