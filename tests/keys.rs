@@ -155,6 +155,8 @@ fn a_rotation_killed_at_any_call_is_finished_or_taken_back_by_the_next_start() {
         let call = strace::Call { file, ..call };
         let status = strace::faulty(&rotation(&dir), &log, &call, "signal=KILL").status().unwrap();
         killed += usize::from(!status.success());
+        // What lies there now is a ledger that holds, whichever step it was.
+        verified(&dir, &pinned, &[]).unwrap_or_else(|why| panic!("left by a kill at {call}: {why}"));
         ledger.start(&["--sign-in-link"]);
         ledger.owner().issue("agent", "after", None);
         assert!(ledger.stop().success());

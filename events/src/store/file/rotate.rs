@@ -64,7 +64,7 @@ pub struct Fresh {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// The new key is in force.
-    Finished(Certificate),
+    Finished(Box<Certificate>),
     /// It had not got as far as its event. The old key stays in force.
     TakenBack,
 }
@@ -155,7 +155,7 @@ pub(super) fn rotate_on(
     }
     let lock = store.hand_over()?;
     match settle(disk, dir, options, lock)?.1 {
-        Some(Settled::Finished(certificate)) => Ok(certificate),
+        Some(Settled::Finished(certificate)) => Ok(*certificate),
         _ => Err(appended.err().map_or(RotateError::TakenBack, RotateError::Append)),
     }
 }
@@ -210,7 +210,7 @@ fn settle(
     slots::save_verifier(&**disk, dir, &verifier).map_err(|error| io_error(&dir.join(slots::VERIFIER), error))?;
     let renamed = disk.rename(&next, &key).and_then(|()| disk.sync_dir(&dir.join("keys")));
     renamed.map_err(|error| io_error(&key, error))?;
-    Ok((lock, Some(Settled::Finished(certificate))))
+    Ok((lock, Some(Settled::Finished(certificate.into()))))
 }
 
 /// All certificates there are in the log: it is the only copy that counts.
