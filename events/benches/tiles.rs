@@ -22,7 +22,7 @@ use keyledger_events::{
     Position, RecordHash, Timestamp,
     head::HeadSigner,
     store::{
-        Proposal, Store,
+        Proposal, ReadLog, Store,
         contract::Author,
         file::{FileStore, Options, PublishedTree, Recovery},
     },

@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn the_files_are_those_of_the_documents() {
-        let (proof, note) = ([NodeHash([0; 32]), NodeHash([255; 32])], "example.com/log\n7\nAAAA\n\n— example.com/log x\n");
+        let (proof, note) =
+            ([NodeHash([0; 32]), NodeHash([255; 32])], "example.com/log\n7\nAAAA\n\n— example.com/log x\n");
         let hashes = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n//////////////////////////////////////////8=\n";
         let file = inclusion_file(0, &proof, note);
         assert_eq!(file, format!("c2sp.org/tlog-proof@v1\nindex 0\n{hashes}\n{note}"));

@@ -377,7 +377,8 @@ fn whenever_the_power_goes_no_published_head_is_contradicted_and_the_tiles_are_w
         let keeping = keep.roll(5);
         let disk = disk.after_power_loss(|| keep.roll(4) < keeping);
         let (store, recovery) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        *found.entry(format!("{:?}", recovery.tiles).split(' ').next().unwrap_or_default().to_owned()).or_insert(0) += 1;
+        *found.entry(format!("{:?}", recovery.tiles).split(' ').next().unwrap_or_default().to_owned()).or_insert(0) +=
+            1;
         let (tree, size) = (store.tree(), store.head().position.0);
         let newest = tree.wait_for(size, PATIENCE).unwrap_or_else(|| panic!("seed {seed}: not published"));
         for older in shown {
