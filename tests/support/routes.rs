@@ -121,11 +121,11 @@ pub struct Route {
 impl Route {
     /// The path with an id in it.
     pub fn at(&self, id: &str) -> String {
-        self.path.replace("{id}", id)
+        self.path.replace("{id}", id).replace("{path}", id)
     }
 
     pub fn has_id(&self) -> bool {
-        self.path.contains("{id}")
+        self.path.contains('{')
     }
 
     pub fn has_team(&self) -> bool {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::{
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
 use garde::Validate;
@@ -53,8 +53,8 @@ async fn checkpoint(State(app): State<Shared>) -> Result<Response, Problem> {
 #[utoipa::path(get, path = "/tile/{*path}", tag = "tree", security(()),
     params(("path" = String, Path, description = "Such as `0/x001/234`, `1/000.p/7` or `entries/000.p/200`", example = "0/000.p/1")),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 404, description = "the published tree has no such tile", body = ProblemBody)))]
-async fn tile(State(app): State<Shared>, Path(path): Path<String>) -> Result<Response, Problem> {
-    let path: TilePath = path.parse().map_err(|_| Problem::not_found())?;
+async fn tile(State(app): State<Shared>, path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let path = path.ok().and_then(|Path(path)| path.parse::<TilePath>().ok()).ok_or_else(Problem::not_found)?;
     let bytes = tokio::task::block_in_place(|| app.tree.tile(&path)).map_err(problem)?;
     let bytes = bytes.ok_or_else(Problem::not_found)?;
     let headers = [
