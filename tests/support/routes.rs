@@ -48,6 +48,10 @@ fn table() -> Vec<(&'static str, Who, Value)> {
             json!({ "overlap_seconds": 60, "expires_in_days": 30 }),
         ),
         ("GET /api/v1/departures", Roles("oau"), none()),
+        ("GET /api/v1/history/as-of", Roles("oau"), none()),
+        ("GET /api/v1/history/diff", Roles("oau"), none()),
+        ("GET /api/v1/history/explain", Roles("oau"), none()),
+        ("GET /api/v1/history/what-if", Roles("oau"), none()),
         // No such code: it is looked up before the role counts.
         (
             "POST /api/v1/desktop/pair/confirm",

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod auth;
 pub mod credentials;
 pub mod departures;
+pub mod history;
 pub mod members;
 pub mod pages;
 pub mod pairing;
@@ -58,7 +59,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(teams::router())
         .merge(members::router())
         .merge(departures::router())
-        .merge(audit::router());
+        .merge(audit::router())
+        .merge(history::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(health::router(readiness, metrics))
