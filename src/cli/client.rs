@@ -1,9 +1,13 @@
 //! The way to the server: one request, one JSON answer or one sentence why not.
 
-use std::{io::Write as _, net::IpAddr, time::Duration};
+use std::{
+    io::{Read, Write as _},
+    net::IpAddr,
+    time::Duration,
+};
 
 use serde_json::Value;
-use ureq::{Agent, http};
+use ureq::{Agent, Body, http};
 use uuid::Uuid;
 
 use super::{
@@ -41,6 +45,14 @@ pub struct Answer {
     pub body: Value,
     /// Seconds that `Retry-After` asks for.
     pub retry_after_seconds: Option<u64>,
+}
+
+/// A long answer on its way.
+pub struct Stream {
+    /// How many events the team's stream has, if the server says so.
+    pub stream_events: Option<u64>,
+    /// What comes; an error if it is cut off.
+    pub body: Box<dyn Read>,
 }
 
 impl Client {
@@ -119,6 +131,24 @@ impl Client {
         self.send_to("GET", &format!("{}{path}", self.server), &[], None)
     }
 
+    /// `GET` of something long under `/api/v1`, to be read piece by piece.
+    ///
+    /// # Errors
+    /// Any refusal.
+    pub fn open(&self, path: &str, query: &[(&str, String)]) -> Result<Stream, Failure> {
+        let request = self.request("GET", &format!("{}/api/v1{path}", self.server), query, false);
+        let request = request.body(()).map_err(unsendable)?;
+        let sent = streaming_agent().run(request);
+        let response = sent.map_err(|error| Failure::Refused(format!("{} can't be reached: {error}", self.server)))?;
+        if !response.status().is_success() {
+            let odd = || Failure::Refused(format!("{}: the answer is of no form known here", self.server));
+            return Err(self.done(self.read(response)?).err().unwrap_or_else(odd));
+        }
+        let stream_events = response.headers().get("ledger-stream-events");
+        let stream_events = stream_events.and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Stream { stream_events, body: Box::new(response.into_body().into_reader()) })
+    }
+
     fn send_to(
         &self,
         method: &str,
@@ -126,6 +156,14 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
+        let request = self.request(method, url, query, body.is_some());
+        let text = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(text).map_err(unsendable)?;
+        let sent = if body.is_some() { self.agent.run(request) } else { self.agent.run(request.map(|_| ())) };
+        self.read(sent.map_err(|error| Failure::Refused(format!("{} can't be reached: {error}", self.server)))?)
+    }
+
+    fn request(&self, method: &str, url: &str, query: &[(&str, String)], has_body: bool) -> http::request::Builder {
         let mut url = url.to_owned();
         for (number, (name, value)) in query.iter().enumerate() {
             url.push(if number == 0 { '?' } else { '&' });
@@ -140,16 +178,13 @@ impl Client {
         if let Some(team) = self.team {
             request = request.header("x-team-id", team.to_string());
         }
-        if body.is_some() {
+        if has_body {
             request = request.header("content-type", "application/json");
         }
-        let text = body.map(Value::to_string).unwrap_or_default();
-        let unsendable =
-            |_| Failure::Usage("the request can't be sent: the server's address or the token is malformed".to_owned());
-        let request = request.body(text).map_err(unsendable)?;
-        let sent = if body.is_some() { self.agent.run(request) } else { self.agent.run(request.map(|_| ())) };
-        let mut response =
-            sent.map_err(|error| Failure::Refused(format!("{} can't be reached: {error}", self.server)))?;
+        request
+    }
+
+    fn read(&self, mut response: http::Response<Body>) -> Result<Answer, Failure> {
         let retry_after_seconds =
             response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let status = response.status().as_u16();
@@ -209,13 +244,28 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
+fn unsendable(_: http::Error) -> Failure {
+    Failure::Usage("the request can't be sent: the server's address or the token is malformed".to_owned())
+}
+
 fn agent() -> Agent {
+    agent_of(Some(TIMEOUT))
+}
+
+/// For what may take long as a whole, as long as the server begins soon.
+fn streaming_agent() -> Agent {
+    agent_of(None)
+}
+
+fn agent_of(whole: Option<Duration>) -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
         // A redirect could carry the token elsewhere, and the API has none.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(whole)
+        .timeout_connect(Some(TIMEOUT))
+        .timeout_recv_response(Some(TIMEOUT))
         .allow_non_standard_methods(true)
         .user_agent(concat!("keyledger/", env!("CARGO_PKG_VERSION")))
         .build()

@@ -2,11 +2,13 @@
 //!
 //! Exit codes: 0 done, 1 refused or not found, 2 wrong use, 3 the ledger is damaged.
 
+mod bar;
 mod client;
 mod completions;
 mod credentials;
 mod depart;
 mod doctor;
+mod export;
 mod login;
 mod members;
 mod output;
@@ -76,11 +78,14 @@ enum Command {
     Members(members::Args),
     /// Show what a member's departure is about, or decide on it.
     Depart(depart::Args),
-    /// Look at a data directory without the server: verify, as-of, explain, diff, rebuild.
+    /// Look at a data directory without the server: verify, as-of, explain, diff, what-if, rebuild. As-of, explain, diff
+    /// and what-if also ask a running server.
     Replay {
         #[command(subcommand)]
         command: replay::Command,
     },
+    /// Write the team's events into a file for other people's tools.
+    Export(export::Args),
     /// Check the settings, the data directory and the server.
     Doctor(doctor::Args),
     /// Issue an `sv-` key for a gateway, an edge or a scraper; for operators.
@@ -150,7 +155,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Whoami => login::whoami(&client()?, output),
         Command::Members(args) => members::run(&client()?, output, args),
         Command::Depart(args) => depart::run(&client()?, output, &args),
-        Command::Replay { command } => replay::run(command, output, global.team),
+        Command::Replay { command } => replay::run(command, output, &global),
+        Command::Export(args) => export::run(&client()?, output, &args),
         Command::Doctor(args) => doctor::run(&global, output, &args),
         Command::ServiceToken(args) => service_token::run(&client()?, output, &args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -225,6 +231,12 @@ mod tests {
             &format!("replay explain d {id} --at 7"),
             "replay diff d 1 2",
             "replay rebuild d",
+            "replay what-if d --max-lifetime 90d --idle 30d --revoke-on-departure",
+            "replay what-if https://ledger.example --idle 1d12h",
+            "replay as-of http://127.0.0.1:7470 --at 7",
+            "export --format jsonl f",
+            "export --format csv --from 2026-03-03T12:00:00Z --to 2026-04-03T12:00:00Z f --resume",
+            "export --format ocsf -",
             "doctor",
             "doctor --data d",
             "service-token edge --expires-in-days 365",
@@ -259,6 +271,12 @@ mod tests {
             "login --token x",
             "replay",
             "replay verify",
+            "replay what-if d --max-lifetime 1y",
+            "replay what-if d --idle 0d",
+            "replay as-of http://u:p@x --at 7",
+            "export --format xml f",
+            "export --format csv",
+            "export --format csv --from yesterday f",
             "completions cobol",
             "list --status dead",
         ] {
