@@ -183,8 +183,8 @@ impl App {
     }
 }
 
-fn unreadable(error: &dyn std::fmt::Display) -> Problem {
-    // The place of the damage is for the operator's log, not for whoever asks.
+/// Says in the operator's log where the damage is, and to whoever asked that there is some.
+pub fn unreadable(error: &dyn std::fmt::Display) -> Problem {
     tracing::error!(%error, "the log could not be read");
     Problem::unavailable("ledger_damaged", "The ledger could not read its log; its operator has been told.")
 }

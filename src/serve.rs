@@ -33,7 +33,7 @@ use crate::{
     ledger::{Ledger, Observer},
     random,
     seals::{self, Seals},
-    side::Side,
+    side::{Side, USAGE},
     sweeper,
     witnesses::{Heads, Witnesses},
 };
@@ -238,7 +238,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     let side = Side::open(&data.join("side")).map_err(io("side"))?;
     let sessions = Arc::new(Sessions::load(side.table("sessions").map_err(io("side"))?));
     let links = Links::new(side.table("links").map_err(io("side"))?);
-    let usage = Usage::load(side.tree("usage").map_err(io("side"))?, projections.active())
+    let usage = Usage::load(side.tree(USAGE).map_err(io("side"))?, projections.active())
         .map_err(|error| ServeError::Io { what: "side".to_owned(), error: std::io::Error::other(error) })?;
     let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
     let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;

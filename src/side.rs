@@ -1,8 +1,12 @@
 //! What may be lost: sessions, links, last use. A sled folder of its own, beside the log and never part of the truth.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
+use keyledger_events::{CredentialId, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
+
+/// The part that holds last uses.
+pub const USAGE: &str = "usage";
 
 /// The side store. Writes are buffered by sled; a power cut may lose the newest.
 #[derive(Clone, Debug)]
@@ -28,6 +32,20 @@ impl Side {
                 open_sled(dir).map(|db| Self { db }).map_err(std::io::Error::other)
             }
         }
+    }
+
+    /// When credentials were last used, from a folder that nobody serves. The folder is changed by being opened: give a
+    /// copy.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn last_uses(dir: &Path) -> Result<HashMap<CredentialId, Timestamp>, String> {
+        let db = open_sled(dir)?;
+        if !db.tree_names().iter().any(|name| name.as_ref() == USAGE.as_bytes()) {
+            return Err("it holds no last uses".to_owned());
+        }
+        let tree = db.open_tree(USAGE).map_err(|error| error.to_string())?;
+        keyledger_projections::usage::last_uses(&tree).map_err(|error| error.to_string())
     }
 
     /// A named part of it.

@@ -45,6 +45,24 @@ impl Serialize for RecordHash {
     }
 }
 
+/// The same way back.
+impl<'de> Deserialize<'de> for RecordHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 32]>::deserialize(deserializer).map(Self);
+        }
+        let text = String::deserialize(deserializer)?;
+        let mut hash = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(serde::de::Error::custom("not 64 hexadecimal digits"));
+        }
+        for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(serde::de::Error::custom)?;
+        }
+        Ok(Self(hash))
+    }
+}
+
 /// The last event of a team's stream: what the next one must name as its predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamHead {

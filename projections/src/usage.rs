@@ -5,7 +5,10 @@
 //! since and writes them as one value. When the values of many minutes have become as big as the whole, they are
 //! written anew as a whole.
 
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::{
+    collections::HashMap,
+    sync::atomic::Ordering::{AcqRel, Relaxed},
+};
 
 use keyledger_events::{CredentialId, Timestamp};
 use parking_lot::Mutex;
@@ -113,12 +116,7 @@ impl Usage {
                 }
                 _ => sizes.whole += pairs,
             }
-            for pair in value.chunks_exact(PAIR_LEN) {
-                let (mut id, mut minute) = ([0; 16], [0; 4]);
-                id.copy_from_slice(&pair[..16]);
-                minute.copy_from_slice(&pair[16..]);
-                active.set_used(CredentialId::from_bytes(id), u32::from_le_bytes(minute));
-            }
+            read_pairs(&value).for_each(|(credential, minute)| active.set_used(credential, minute));
         }
         Ok(Self { tree, sizes: Mutex::new(sizes) })
     }
@@ -159,6 +157,30 @@ impl Usage {
         *sizes = Sizes { minutes: 0, whole: all.len(), next_minute: 0 };
         Ok(())
     }
+}
+
+/// All stamps of a side store: when each credential was last used, to the minute.
+///
+/// # Errors
+/// What sled says.
+pub fn last_uses(tree: &Tree) -> Result<HashMap<CredentialId, Timestamp>, sled::Error> {
+    let mut minutes: HashMap<CredentialId, u32> = HashMap::new();
+    for value in tree.iter().values() {
+        for (credential, minute) in read_pairs(&value?) {
+            let newest = minutes.entry(credential).or_default();
+            *newest = minute.max(*newest);
+        }
+    }
+    Ok(minutes.into_iter().filter_map(|(credential, minute)| Some((credential, instant(minute)?))).collect())
+}
+
+fn read_pairs(value: &[u8]) -> impl Iterator<Item = (CredentialId, u32)> + '_ {
+    value.chunks_exact(PAIR_LEN).map(|pair| {
+        let (mut id, mut minute) = ([0; 16], [0; 4]);
+        id.copy_from_slice(&pair[..16]);
+        minute.copy_from_slice(&pair[16..]);
+        (CredentialId::from_bytes(id), u32::from_le_bytes(minute))
+    })
 }
 
 fn key(kind: u8, number: u64) -> Vec<u8> {
@@ -216,6 +238,9 @@ mod tests {
         assert_eq!(active.last_used(id(0)), Some(Timestamp::from_micros(13 * MINUTE_US)));
         assert_eq!(active.last_used(id(10)), Some(Timestamp::from_micros(10 * MINUTE_US)));
         assert_eq!(active.last_used(id(1)), None);
+        let read = last_uses(&usage.tree).unwrap();
+        assert_eq!(read.get(&id(0)), active.last_used(id(0)).as_ref());
+        assert!(read.len() > 10 && !read.contains_key(&id(1)));
         let pieces = usage.tree.len();
         usage.save_whole(&active, &mut usage.sizes.lock()).unwrap();
         assert_eq!((pieces, usage.tree.len()), (4, 1));

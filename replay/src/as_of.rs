@@ -14,7 +14,7 @@ use std::{
 use keyledger_events::{
     CredentialId, Event, Position, Record, TeamId, Timestamp, record::RecordHeader, store::ReadLog,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     End, Progress, ReplayError, Standing,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AsOf {
     /// Both times of the question, resolved.
     pub moment: ResolvedMoment,

@@ -8,22 +8,22 @@ use std::{
 use keyledger_events::{
     Commit, CredentialId, Event, PersonId, Position, Record, TeamId, Timestamp, event::Role, store::ReadLog,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    End, Point, Progress, ReplayError, Standing,
-    point::ResolvedMoment,
+    End, Progress, ReplayError, Standing,
+    point::{Moment, ResolvedMoment},
     walk::{self, Clock},
 };
 
 /// The difference between two points.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diff {
     /// The earlier point, resolved.
     pub from: ResolvedMoment,
     /// The later point, resolved.
     pub to: ResolvedMoment,
-    /// How many events lie between.
+    /// How many events lie between: the team's, if one was asked about.
     pub events: u64,
     /// Alive at the later point only, by team and issue.
     pub born: Vec<Standing>,
@@ -46,7 +46,7 @@ pub struct Diff {
 }
 
 /// A credential and its end.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Died {
     /// What it last was.
     pub credential: Standing,
@@ -57,7 +57,7 @@ pub struct Died {
 }
 
 /// One value of a credential at both points.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Changed<T> {
     /// Whose.
     pub credential: CredentialId,
@@ -70,7 +70,7 @@ pub struct Changed<T> {
 }
 
 /// A membership at both points; none: no member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberChange {
     /// Where.
     pub team: TeamId,
@@ -84,47 +84,51 @@ pub struct MemberChange {
 
 /// Compares two points, of one team or of all. Memory grows with what is alive at the first and what changes after it.
 ///
+/// A point is an instant, or a position. A log that shows a part only needs to be told when a position was recorded: give
+/// such a position as [`TeamLog::point`](crate::TeamLog::point) resolves it.
+///
 /// # Errors
 /// [`ReplayError`].
 pub fn diff(
     log: &dyn ReadLog,
-    from: Point,
-    to: Point,
+    from: impl Into<Moment>,
+    to: impl Into<Moment>,
     team: Option<TeamId>,
     progress: Progress<'_>,
 ) -> Result<Diff, ReplayError> {
-    match (from, to) {
-        (Point::Position(from), Point::Position(to)) if from > to => return Err(ReplayError::Backwards),
-        (Point::Instant(from), Point::Instant(to)) if from > to => return Err(ReplayError::Backwards),
-        (Point::Position(asked), _) if asked >= log.head().position => {
+    let (from, to) = (from.into(), to.into());
+    match (from.known_at, to.known_at) {
+        (Some(from), Some(to)) if from > to => return Err(ReplayError::Backwards),
+        (None, None) if from.at > to.at => return Err(ReplayError::Backwards),
+        (Some(asked), _) if asked >= log.head().position => {
             return Err(ReplayError::NoPosition { asked, events: log.head().position.0 });
         }
         _ => {}
     }
     let mut clock = Clock::default();
-    let mut book = Book { team, by_position: matches!(from, Point::Position(_)), ..Book::default() };
+    let mut book = Book { team, by_position: from.known_at.is_some(), ..Book::default() };
     let mut crossed_from = None;
     let mut crossed_to = None;
-    walk::commits(log, to.into(), progress, |commit| {
+    walk::commits(log, Moment { at: None, known_at: to.known_at }, progress, |commit| {
         let recorded_at = walk::recorded_at(commit)?;
         if crossed_to.is_none() && !reaches(to, commit, recorded_at) {
-            crossed_to = Some(clock.resolve(to.into()));
+            crossed_to = Some(clock.resolve(to));
         }
         if crossed_from.is_none() && !reaches(from, commit, recorded_at) {
-            let moment = clock.resolve(from.into());
+            let moment = clock.resolve(from);
             book.cross(moment.at);
             crossed_from = Some(moment);
         }
         if crossed_to.is_none() {
             clock.tick(commit, recorded_at);
-            book.events += if crossed_from.is_some() { commit.body.view().count() } else { 0 };
+            book.count(commit, crossed_from.is_some());
         }
         book.read(commit, crossed_from.as_ref(), crossed_to.as_ref())?;
         Ok(ControlFlow::Continue(()))
     })?;
-    let to = crossed_to.unwrap_or_else(|| clock.resolve(to.into()));
+    let to = crossed_to.unwrap_or_else(|| clock.resolve(to));
     let from = crossed_from.unwrap_or_else(|| {
-        let moment = clock.resolve(from.into());
+        let moment = clock.resolve(from);
         book.cross(moment.at);
         moment
     });
@@ -135,10 +139,10 @@ pub fn diff(
 }
 
 /// Whether the commit lies at or before the point.
-fn reaches(point: Point, commit: &Commit, recorded_at: Timestamp) -> bool {
-    match point {
-        Point::Instant(at) => recorded_at <= at,
-        Point::Position(position) => commit.first_position <= position,
+fn reaches(point: Moment, commit: &Commit, recorded_at: Timestamp) -> bool {
+    match point.known_at {
+        Some(position) => commit.first_position <= position,
+        None => point.at.is_none_or(|at| recorded_at <= at),
     }
 }
 
@@ -171,6 +175,13 @@ impl Book {
         self.credentials.retain(|_, tracked| alive(tracked, &devices, at));
         for tracked in self.credentials.values_mut() {
             tracked.before = Some((tracked.standing.expires_at, tracked.standing.holder));
+        }
+    }
+
+    fn count(&mut self, commit: &Commit, between: bool) {
+        let view = commit.body.view();
+        if between && self.team.is_none_or(|team| view.first().is_ok_and(|first| first.team == team)) {
+            self.events += view.count();
         }
     }
 

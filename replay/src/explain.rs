@@ -11,7 +11,7 @@ use keyledger_events::{
     secret::{PREFIX_LEN, SECRET_LEN},
     store::ReadLog,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Death, End, Progress, ReplayError, Standing,
@@ -67,7 +67,7 @@ pub enum NameError {
 }
 
 /// A credential's life, and what it comes to at the moment asked about.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Both times of the question, resolved.
     pub moment: ResolvedMoment,
@@ -82,7 +82,7 @@ pub struct Explanation {
 }
 
 /// Dead or alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
 pub enum Verdict {
     /// It had not been issued yet.
@@ -100,7 +100,7 @@ pub enum Verdict {
 }
 
 /// One event of a credential's life.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Its place in the log.
     pub position: Position,
@@ -127,7 +127,7 @@ pub struct Step {
 }
 
 /// The event another one follows from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cause {
     /// Its id.
     pub event: EventId,

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use keyledger_events::{Position, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A point in history: an instant of the clock, or an event's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,14 @@ impl From<Point> for Moment {
     }
 }
 
+impl From<ResolvedMoment> for Moment {
+    fn from(moment: ResolvedMoment) -> Self {
+        Self { at: Some(moment.at), known_at: moment.known_at }
+    }
+}
+
 /// A [`Moment`] once the log has been read: both times are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedMoment {
     /// The instant the answer is about.
     pub at: Timestamp,

@@ -4,13 +4,13 @@ use keyledger_events::{
     CredentialId, Event, EventId, PersonId, Position, Record, TeamId, Timestamp,
     event::RevokeReason,
     record::Actor,
-    seal::Label,
+    seal::{Label, Sealed},
     secret::{KeyPrefix, Kind},
 };
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
 
 /// A credential that has been issued and, as far as is known, not ended by an event.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its id.
     pub credential: CredentialId,
@@ -20,8 +20,8 @@ pub struct Standing {
     pub kind: Kind,
     /// The first characters of its secret.
     pub prefix: KeyPrefix,
-    /// What its people call it. As JSON: the text, or `{"sealed_for": person}`.
-    #[serde(serialize_with = "name")]
+    /// What its people call it. As JSON: the text, or `{"sealed_for": person}`, without what is sealed.
+    #[serde(serialize_with = "name", deserialize_with = "read_name")]
     pub name: Label,
     /// Who answers for it.
     pub holder: PersonId,
@@ -93,8 +93,24 @@ fn name<S: Serializer>(name: &Label, serializer: S) -> Result<S::Ok, S::Error> {
     }
 }
 
+/// Of a sealed name only whose it is comes back.
+fn read_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Label, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Name {
+        Clear(String),
+        Sealed { sealed_for: PersonId },
+    }
+    Ok(match Name::deserialize(deserializer)? {
+        Name::Clear(text) => Label::Clear(text),
+        Name::Sealed { sealed_for } => {
+            Label::Sealed(Sealed { person: sealed_for, nonce: [0; 24], ciphertext: Vec::new() })
+        }
+    })
+}
+
 /// Why a credential ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum Death {
     /// Somebody ended it.
@@ -114,7 +130,7 @@ pub enum Death {
 }
 
 /// A credential's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// From when on it was dead.
     pub effective_at: Timestamp,

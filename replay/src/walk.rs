@@ -1,11 +1,11 @@
 //! Going through a log from its beginning, once, in order.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
 
 use keyledger_events::{
     Commit, CommitNumber, Position, Revision, Timestamp,
     record::{RecordError, RecordHeader, StreamHead},
-    store::{ReadError, ReadLog},
+    store::{Follow, ReadError, ReadLog},
 };
 
 use crate::point::{Moment, ResolvedMoment};
@@ -19,6 +19,9 @@ pub fn quiet(_done: u64, _total: u64) {}
 
 /// How many commits pass between two calls of a [`Progress`].
 const PROGRESS_COMMITS: u64 = 4096;
+/// How many commits are handed over at once, and how many such batches may wait: a few MB.
+const BATCH_COMMITS: usize = 512;
+const BATCHES_AHEAD: usize = 4;
 
 /// Why a question about history has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,12 @@ pub enum ReplayError {
     /// The second point lies before the first.
     #[error("the second point lies before the first")]
     Backwards,
+    /// A policy that does nothing.
+    #[error("the policy has no rule: give a longest lifetime, an idle time, or what a departure ends")]
+    NoRule,
+    /// A question about uses, where none are known.
+    #[error("when credentials were last used is not known here, so nobody can say which of them were idle")]
+    NoUsage,
 }
 
 /// Hands over every commit that `moment` may know of, in order, until `visit` breaks off.
@@ -67,24 +76,51 @@ pub(crate) fn commits(
         return Err(ReplayError::NoPosition { asked, events });
     }
     let total = moment.known_at.map_or(events, |last| last.0 + 1);
-    let mut follow = log.follow(CommitNumber(0))?;
+    let follow = log.follow(CommitNumber(0))?;
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
+        scope.spawn(move || read(follow, total, &sender));
+        // Dropped with this closure, the receiver tells the reader that nobody wants more.
+        for batch in receiver {
+            for commit in batch? {
+                if commit.number.0 % PROGRESS_COMMITS == 0 {
+                    progress(commit.end().0.min(total), total);
+                }
+                if visit(&commit)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    })
+    .inspect(|()| progress(total, total))
+}
+
+/// Reads ahead of whoever visits: checking the frames takes as long as folding what they hold.
+fn read(mut follow: Box<dyn Follow>, total: u64, sender: &mpsc::SyncSender<Result<Vec<Commit>, ReadError>>) {
     let mut done = 0;
     while done < total {
-        let Some(commit) = follow.next(Duration::ZERO)? else { break };
-        // A log with gaps may go on behind the moment.
-        if commit.first_position.0 >= total {
-            break;
+        let mut batch = Vec::with_capacity(BATCH_COMMITS);
+        let mut failed = None;
+        while done < total && batch.len() < BATCH_COMMITS {
+            match follow.next(Duration::ZERO) {
+                // A log that shows a part only has gaps.
+                Ok(Some(commit)) if commit.first_position.0 < total => {
+                    done = commit.end().0;
+                    batch.push(commit);
+                }
+                Ok(_) => done = total,
+                Err(error) => {
+                    done = total;
+                    failed = Some(error);
+                }
+            }
         }
-        done = commit.end().0;
-        if commit.number.0 % PROGRESS_COMMITS == 0 {
-            progress(done.min(total), total);
-        }
-        if visit(&commit)?.is_break() {
-            break;
+        // What was read before the damage is visited first: the answer may lie there.
+        if sender.send(Ok(batch)).is_err() || failed.is_some_and(|error| sender.send(Err(error)).is_err()) {
+            return;
         }
     }
-    progress(total, total);
-    Ok(())
 }
 
 /// Keeps what a [`ResolvedMoment`] needs while commits go by.

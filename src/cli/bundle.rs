@@ -16,36 +16,19 @@ use keyledger_events::{
     statement::TeamStatement,
     store::{ReadLog, file::FileLog, keyring::load_signing_seed},
 };
-use keyledger_replay::bundle::{self, Bound, ExportError, Material, Selection};
+use keyledger_replay::bundle::{self, ExportError, Material, Selection};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{
     Failure, Global,
+    bar::Bar,
     client::Client,
+    export::Args,
     output::Output,
-    replay::{Bar, failure, known_heads, unreadable},
+    replay::{failure, known_heads, unreadable},
 };
 use crate::clock::Clock;
-
-/// What a bundle is exported by.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The file to write; it appears once it is whole.
-    file: PathBuf,
-    /// From this revision of the team, or RFC 3339 instant, on [default: the first event].
-    #[arg(long, value_name = "REVISION|INSTANT")]
-    from: Option<Bound>,
-    /// Up to this revision or instant, itself included [default: the last event].
-    #[arg(long, value_name = "REVISION|INSTANT")]
-    to: Option<Bound>,
-    /// A signed tree head kept from before, as a note in a file, that the bundle shall compare with; may be given often.
-    #[arg(long, value_name = "FILE")]
-    head: Vec<PathBuf>,
-    /// Read this data directory instead of asking a server; needs its signing key.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-}
 
 /// Exports a bundle.
 ///

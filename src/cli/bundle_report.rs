@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
+    bar::Bar,
     output::{Output, facts},
-    replay::{Bar, rotations, value, witnessed},
+    replay::{rotations, value, witnessed},
 };
 
 /// Verifies a bundle and says how it went.

@@ -49,6 +49,8 @@ pub struct Answer {
 
 /// A long answer on its way.
 pub struct Stream {
+    /// How many events the team's stream has, if the server says so.
+    pub stream_events: Option<u64>,
     /// What comes; an error if it is cut off.
     pub body: Box<dyn Read>,
 }
@@ -142,7 +144,9 @@ impl Client {
             let odd = || Failure::Refused(format!("{}: the answer is of no form known here", self.server));
             return Err(self.done(self.read(response)?).err().unwrap_or_else(odd));
         }
-        Ok(Stream { body: Box::new(response.into_body().into_reader()) })
+        let stream_events = response.headers().get("ledger-stream-events");
+        let stream_events = stream_events.and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Stream { stream_events, body: Box::new(response.into_body().into_reader()) })
     }
 
     fn send_to(

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 refused or not found, 2 wrong use, 3 the ledger is damaged.
 
+mod bar;
 mod bundle;
 mod bundle_report;
 mod client;
@@ -9,6 +10,7 @@ mod completions;
 mod credentials;
 mod depart;
 mod doctor;
+mod export;
 mod login;
 mod members;
 mod output;
@@ -17,6 +19,7 @@ mod rotate_signing_key;
 mod saved;
 mod serve;
 mod service_token;
+mod trail;
 mod verify;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -79,11 +82,12 @@ enum Command {
     Members(members::Args),
     /// Show what a member's departure is about, or decide on it.
     Depart(depart::Args),
-    /// Export the team's history as a bundle: one file that `replay verify` checks without a server.
-    Export(bundle::Args),
+    /// Export the team's history: as a bundle, one file that `replay verify` checks without a server, or for other tools.
+    Export(export::Args),
     /// Print what the ledger signs about the team: where its history ends.
     Statement,
-    /// Look at a data directory or a bundle without the server: verify, as-of, explain, diff, rebuild.
+    /// Look at a data directory or a bundle without the server: verify, as-of, explain, diff, what-if, rebuild. As-of,
+    /// explain, diff and what-if also ask a running server.
     Replay {
         #[command(subcommand)]
         command: replay::Command,
@@ -159,9 +163,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Whoami => login::whoami(&client()?, output),
         Command::Members(args) => members::run(&client()?, output, args),
         Command::Depart(args) => depart::run(&client()?, output, &args),
-        Command::Export(args) => bundle::export(&global, output, &args),
+        Command::Export(args) => export::run(&global, output, &args),
         Command::Statement => bundle::statement(&client()?, output),
-        Command::Replay { command } => replay::run(command, output, global.team),
+        Command::Replay { command } => replay::run(command, output, &global),
         Command::Doctor(args) => doctor::run(&global, output, &args),
         Command::RotateSigningKey(args) => rotate_signing_key::run(output, &args),
         Command::ServiceToken(args) => service_token::run(&client()?, output, &args),
@@ -241,6 +245,12 @@ mod tests {
             "export team.bundle",
             "export team.bundle --from 3 --to 2026-03-03T12:00:00Z --head old.note --data d",
             "statement",
+            "replay what-if d --max-lifetime 90d --idle 30d --revoke-on-departure",
+            "replay what-if https://ledger.example --idle 1d12h",
+            "replay as-of http://127.0.0.1:7470 --at 7",
+            "export --format jsonl f",
+            "export --format csv --from 2026-03-03T12:00:00Z --to 2026-04-03T12:00:00Z f --resume",
+            "export --format ocsf -",
             "doctor",
             "doctor --data d",
             "rotate-signing-key",
@@ -279,6 +289,12 @@ mod tests {
             "login --token x",
             "replay",
             "replay verify",
+            "replay what-if d --max-lifetime 1y",
+            "replay what-if d --idle 0d",
+            "replay as-of http://u:p@x --at 7",
+            "export --format xml f",
+            "export --format csv",
+            "export --format csv --from yesterday f",
             "completions cobol",
             "list --status dead",
         ] {

@@ -1,5 +1,8 @@
 //! `keyledger replay`: looks at a data directory, or a copy of one, or a bundle, without a server and without trusting an
-//! index.
+//! index; or asks a running server the same questions about one team.
+
+mod source;
+mod text;
 
 use std::{
     fs,
@@ -7,29 +10,32 @@ use std::{
 };
 
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keyledger_events::{
     Position, TeamId,
     head::HeadVerifier,
-    store::file::FileLog,
-    store::{ReadError, ReadLog},
-    witness::Policy,
+    store::{ReadError, ReadLog, file::FileLog},
+    witness,
 };
 use keyledger_replay::{
-    Moment, Point, Progress, ReplayError,
+    Moment, Point, ReplayError,
     as_of::{self, AsOf},
-    diff::{self, Died, Diff},
-    explain,
+    diff::{self, Diff},
+    explain::{self, Explanation},
     rebuild::{self, RebuildError},
-    verify::{self, Options, Report, Witnessed},
+    verify::{self, Options},
+    what_if::{self, Period, Policy, WhatIf},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
+use self::source::Source;
+pub(super) use self::text::{rotations, witnessed};
 use super::{
-    Failure, bundle_report,
-    output::{Output, facts, plain, table, text, when},
+    Failure, Global,
+    bar::Bar,
+    bundle_report,
+    client::Client,
+    output::{Output, plain},
 };
 
 /// What can be asked.
@@ -52,8 +58,9 @@ pub enum Command {
     },
     /// List which credentials were alive.
     AsOf {
-        /// The data directory, or a copy of one, or a bundle.
-        dir: PathBuf,
+        /// The data directory or a copy of one; or a bundle; or a running server's URL, to ask it about one team.
+        #[arg(value_name = "DIR|FILE|URL")]
+        source: Source,
         /// When: an instant (what held then, by all that is known now) or a position (what was known there).
         #[arg(long, value_name = "POSITION|INSTANT", required_unless_present = "known_at")]
         at: Option<Point>,
@@ -63,8 +70,9 @@ pub enum Command {
     },
     /// Tell one credential's life: when it was alive, at which position it died, and why.
     Explain {
-        /// The data directory, or a copy of one, or a bundle.
-        dir: PathBuf,
+        /// The data directory or a copy of one; or a bundle; or a running server's URL, to ask it about one team.
+        #[arg(value_name = "DIR|FILE|URL")]
+        source: Source,
         /// The credential: its id, or the first 12 characters of its key.
         credential: explain::Name,
         /// When: an instant or a position [default: the log's end].
@@ -73,12 +81,34 @@ pub enum Command {
     },
     /// List what changed between two points.
     Diff {
-        /// The data directory, or a copy of one, or a bundle.
-        dir: PathBuf,
+        /// The data directory or a copy of one; or a bundle; or a running server's URL, to ask it about one team.
+        #[arg(value_name = "DIR|FILE|URL")]
+        source: Source,
         /// The earlier point: an instant or a position.
         from: Point,
         /// The later point.
         to: Point,
+    },
+    /// List which credentials a policy would have ended, when, and which of them were used afterwards.
+    ///
+    /// The policy is laid over what really happened; give at least one rule. Uses are no events: of each credential only
+    /// the last use is known, to the minute, from the folder `side` beside the log or from the running server. So for
+    /// idle credentials only the time since that last use can be judged, and a longer pause before it can't be seen.
+    /// Without `side` nothing is known of uses: --idle is refused, and whether a credential was used afterwards is
+    /// "not known" (null).
+    WhatIf {
+        /// The data directory or a copy of one; or a bundle; or a running server's URL, to ask it about one team.
+        #[arg(value_name = "DIR|FILE|URL")]
+        source: Source,
+        /// A credential ends so long after its issue, such as 90d or 12h; a companion follows its device.
+        #[arg(long, value_name = "SPAN")]
+        max_lifetime: Option<Period>,
+        /// A credential ends when it was not used for so long, since its issue or its last use.
+        #[arg(long, value_name = "SPAN")]
+        idle: Option<Period>,
+        /// The `sk-` and `ak-` that a member answers for end the instant they depart.
+        #[arg(long)]
+        revoke_on_departure: bool,
     },
     /// Throw the projections away and rebuild them; the digests must match those that were served.
     Rebuild {
@@ -87,17 +117,68 @@ pub enum Command {
     },
 }
 
-/// Runs a replay command; `team` narrows down lists.
+/// Runs a replay command; the team narrows down lists of a directory, and is the one a server is asked about.
 ///
 /// # Errors
 /// What did not hold, or could not be read.
-pub fn run(command: Command, output: Output, team: Option<Uuid>) -> Result<(), Failure> {
-    let team = team.map(TeamId::from);
+pub(super) fn run(command: Command, output: Output, global: &Global) -> Result<(), Failure> {
+    let team = global.team.map(TeamId::from);
     match command {
         Command::Verify { dir, key, head, policy } => run_verify(output, &dir, key, &head, policy.as_ref(), team),
-        Command::AsOf { dir, at, known_at } => run_as_of(output, &dir, moment(at, known_at)?, team),
-        Command::Explain { dir, credential, at } => run_explain(output, &dir, &credential, at, team),
-        Command::Diff { dir, from, to } => run_diff(output, &dir, from, to, team),
+        Command::AsOf { source, at, known_at } => {
+            let moment = moment(at, known_at)?;
+            let found = match source {
+                Source::Dir(dir) => as_of_in(&dir, moment, team)?,
+                Source::Server(url) => {
+                    let query = [("at", at.map(spelled)), ("known_at", known_at.map(|at| at.to_string()))];
+                    asked(&url, global, "as-of", query)?
+                }
+            };
+            output.print(&value(&found), |answer| text::as_of_text(answer, &found, team));
+            Ok(())
+        }
+        Command::Explain { source, credential, at } => {
+            let told = match source {
+                Source::Dir(dir) => explain_in(&dir, &credential, at, team)?,
+                Source::Server(url) => {
+                    let query = [("credential", Some(credential.to_string())), ("at", at.map(spelled))];
+                    asked(&url, global, "explain", query)?
+                }
+            };
+            let mut answer = value(&told);
+            answer["sentence"] = json!(told.sentence());
+            output.print(&answer, |_| plain(told.to_string().trim_end()));
+            Ok(())
+        }
+        Command::Diff { source, from, to } => {
+            let found = match source {
+                Source::Dir(dir) => diff_in(&dir, from, to, team)?,
+                Source::Server(url) => {
+                    asked(&url, global, "diff", [("from", Some(spelled(from))), ("to", Some(spelled(to)))])?
+                }
+            };
+            output.print(&value(&found), |answer| text::diff_text(answer, &found));
+            Ok(())
+        }
+        Command::WhatIf { source, max_lifetime, idle, revoke_on_departure } => {
+            let policy = Policy { max_lifetime, idle, revoke_on_departure };
+            if policy == Policy::default() {
+                return Err(Failure::Usage("give --max-lifetime, --idle or --revoke-on-departure".to_owned()));
+            }
+            let found = match source {
+                Source::Dir(dir) => what_if_in(&dir, policy, team)?,
+                Source::Server(url) => {
+                    let query = [
+                        ("max_lifetime", max_lifetime.map(|max| max.to_string())),
+                        ("idle", idle.map(|idle| idle.to_string())),
+                        ("revoke_on_departure", revoke_on_departure.then(|| "true".to_owned())),
+                    ];
+                    asked(&url, global, "what-if", query)?
+                }
+            };
+            output.print(&value(&found), |answer| text::what_if_text(answer, &found));
+            Ok(())
+        }
         Command::Rebuild { dir } => run_rebuild(output, &dir),
     }
 }
@@ -123,7 +204,7 @@ fn run_verify(
         Ok(report) => {
             let mut answer = value(&report);
             answer["holds"] = json!(true);
-            output.print(&answer, |answer| report_text(answer, &report));
+            output.print(&answer, |answer| text::report_text(answer, &report));
             Ok(())
         }
         Err(broken) => {
@@ -136,205 +217,75 @@ fn run_verify(
     }
 }
 
-fn report_text(answer: &Value, report: &Report) -> String {
-    let mut lines = vec![
-        "Everything holds: every frame, chain, position, record, seal, signed tree head, tile and served digest."
-            .to_owned(),
-        facts(answer, &["origin", "events", "commits", "teams", "live_credentials", "root"]),
-    ];
-    let sizes = report.signed_sizes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    lines.push(match report.unsigned_events {
-        0 => format!("The signed tree heads, of {sizes} events, cover everything."),
-        unsigned => {
-            let last = if unsigned == 1 { "the last one is".to_owned() } else { format!("the last {unsigned} are") };
-            let now = if report.live { " The server signs within a second." } else { "" };
-            format!("The signed tree heads are of {sizes} events; {last} not signed yet.{now}")
-        }
-    });
-    lines.push(match report.digests_position {
-        Some(position) => format!("The served digests, of {position} events, are the log's."),
-        None => "No digests are served from this directory; none were compared.".to_owned(),
-    });
-    lines.push(match report.seals {
-        0 => "There are no seals of the map of streams.".to_owned(),
-        seals => format!(
-            "The map of all streams was made anew for {seals} seals, the last of {} events.",
-            report.sealed_through
-        ),
-    });
-    lines.push(match report.tiles_size {
-        Some(size) => format!("The tree's tiles, of {size} events, are the log's."),
-        None => "This directory has no finished tiles of the tree; none were compared.".to_owned(),
-    });
-    lines.extend(report.witnessed.as_ref().map(witnessed));
-    lines.extend(rotations(report.key_rotations, report.key_pinned));
-    if report.key_rotation_unfinished {
-        lines.push(
-            "A rotation of the signing key was cut short after its event; the next start finishes it.".to_owned(),
-        );
+/// Asks a server about the team of the sign-in, or of --team.
+fn asked<T: DeserializeOwned, const N: usize>(
+    url: &str,
+    global: &Global,
+    what: &str,
+    query: [(&str, Option<String>); N],
+) -> Result<T, Failure> {
+    let client = Client::new(&Global { server: Some(url.to_owned()), ..global.clone() })?;
+    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let answer = client.get(&format!("/history/{what}"), &query)?;
+    serde_json::from_value(answer)
+        .map_err(|error| Failure::Refused(format!("{url}: the answer is not of the form expected: {error}")))
+}
+
+fn spelled(point: Point) -> String {
+    match point {
+        Point::Instant(at) => at.to_string(),
+        Point::Position(position) => position.to_string(),
     }
-    if !report.key_pinned {
-        lines.push(
-            "The key is the directory's own. Whoever could rewrite the log could replace it: keep ledger.vkey elsewhere \
-             and give it with --key."
-                .to_owned(),
-        );
-    }
-    lines.join("\n")
 }
 
-/// Who has cosigned a tree head, as a sentence.
-pub(super) fn witnessed(Witnessed { size, by }: &Witnessed) -> String {
-    let by = by.iter().map(|(name, at)| format!("{name} at {at}")).collect::<Vec<_>>().join(", ");
-    let by = if by.is_empty() { "nobody, whom the policy does not demand".to_owned() } else { plain(&by) };
-    format!("The tree head of {size} events meets the witness policy: cosigned by {by}.")
-}
-
-/// How the signing key that counts was found, as a sentence; none if there was only one.
-pub(super) fn rotations(count: u64, pinned: bool) -> Option<String> {
-    Some(match (count, pinned) {
-        (0, _) => return None,
-        (1, true) => "One rotation of the signing key was followed from the key you gave.".to_owned(),
-        (count, true) => format!("{count} rotations of the signing key were followed from the key you gave."),
-        (1, false) => "The signing key was rotated once; its certificate is there.".to_owned(),
-        (count, false) => format!("The signing key was rotated {count} times; the certificates are there."),
-    })
-}
-
-fn run_as_of(output: Output, dir: &Path, moment: Moment, team: Option<TeamId>) -> Result<(), Failure> {
+fn as_of_in(dir: &Path, moment: Moment, team: Option<TeamId>) -> Result<AsOf, Failure> {
     let log = open(dir, team)?;
-    let bar = Bar::of_events();
-    let found = bar.during(|progress| as_of::as_of(log.as_ref(), moment, team, progress)).map_err(failure)?;
-    output.print(&value(&found), |answer| as_of_text(answer, &found, team));
-    Ok(())
+    Bar::of_events().during(|progress| as_of::as_of(log.as_ref(), moment, team, progress)).map_err(failure)
 }
 
-fn as_of_text(answer: &Value, found: &AsOf, team: Option<TeamId>) -> String {
-    let of_team = team.map_or(String::new(), |team| format!(" of team {team}"));
-    let known = found.moment.known_at.map_or(String::new(), |known| format!(", by all up to position {known}"));
-    let count = found.credentials.len();
-    let sentence = match count {
-        1 => format!("1 credential{of_team} was alive at {}{known}.", found.moment.at),
-        _ => format!("{count} credentials{of_team} were alive at {}{known}.", found.moment.at),
+fn what_if_in(dir: &Path, policy: Policy, team: Option<TeamId>) -> Result<WhatIf, Failure> {
+    let (log, usage): (Box<dyn ReadLog>, _) = if dir.is_file() {
+        let log = bundle_report::open(dir, team)?;
+        let usage = log.last_used().cloned().ok_or_else(|| format!("{} tells of no uses", dir.display()));
+        (Box::new(log), usage)
+    } else {
+        let log = open_dir(dir)?;
+        let usage = source::last_uses(dir, log.files().is_live());
+        (Box::new(log), usage)
     };
-    if count == 0 {
-        return sentence;
-    }
-    format!("{}\n{sentence}", standings(super::output::rows(answer, "credentials"), answer))
+    let (usage, why) = match usage {
+        Ok(usage) => (Some(usage), None),
+        Err(why) if policy.idle.is_some() => {
+            return Err(Failure::Refused(format!(
+                "{why}: when keys were last used is not known here, so --idle can't be judged"
+            )));
+        }
+        Err(why) => (None, Some(why)),
+    };
+    let last_used = usage.as_ref().map(|usage| move |id| usage.get(&id).copied());
+    let last_used = last_used.as_ref().map(|last_used| last_used as what_if::LastUsed<'_>);
+    let bar = Bar::of_events();
+    let found = bar.during(|progress| what_if::what_if(log.as_ref(), policy, last_used, team, None, progress));
+    let mut found = found.map_err(failure)?;
+    found.not_known.extend(why.map(|why| format!("Why not: {why}.")));
+    Ok(found)
 }
 
-/// A table of credentials; `answer` has the teams' names.
-fn standings(rows: &[Value], answer: &Value) -> String {
-    table(
-        rows,
-        &[
-            ("CREDENTIAL", &|row| text(row, "credential")),
-            ("KIND", &|row| text(row, "kind")),
-            ("KEY", &|row| format!("{}…", text(row, "prefix"))),
-            ("NAME", &|row| row["name"].as_str().map_or("(sealed)".to_owned(), str::to_owned)),
-            ("TEAM", &|row| team_name(answer, &text(row, "team"))),
-            ("HELD BY", &|row| text(row, "holder")),
-            ("ISSUED", &|row| when(row, "issued_at")),
-            ("EXPIRES", &|row| {
-                Some(when(row, "expires_at")).filter(|at| !at.is_empty()).unwrap_or("never".to_owned())
-            }),
-            ("POSITION", &|row| text(row, "position")),
-        ],
-    )
-}
-
-fn team_name(answer: &Value, team: &str) -> String {
-    answer["teams"][team].as_str().map_or_else(|| team.to_owned(), str::to_owned)
-}
-
-fn run_explain(
-    output: Output,
+fn explain_in(
     dir: &Path,
     name: &explain::Name,
     at: Option<Point>,
     team: Option<TeamId>,
-) -> Result<(), Failure> {
+) -> Result<Explanation, Failure> {
     let log = open(dir, team)?;
     let moment = at.map(Moment::from).unwrap_or_default();
     let bar = Bar::of_events();
-    let told =
-        bar.during(|progress| explain::explain(log.as_ref(), name, moment, &|_| None, progress)).map_err(failure)?;
-    let mut answer = value(&told);
-    answer["sentence"] = json!(told.sentence());
-    output.print(&answer, |_| plain(told.to_string().trim_end()));
-    Ok(())
+    bar.during(|progress| explain::explain(log.as_ref(), name, moment, &|_| None, progress)).map_err(failure)
 }
 
-fn run_diff(output: Output, dir: &Path, from: Point, to: Point, team: Option<TeamId>) -> Result<(), Failure> {
+fn diff_in(dir: &Path, from: Point, to: Point, team: Option<TeamId>) -> Result<Diff, Failure> {
     let log = open(dir, team)?;
-    let bar = Bar::of_events();
-    let found = bar.during(|progress| diff::diff(log.as_ref(), from, to, team, progress)).map_err(failure)?;
-    output.print(&value(&found), |answer| diff_text(answer, &found));
-    Ok(())
-}
-
-fn diff_text(answer: &Value, found: &Diff) -> String {
-    let mut parts = vec![format!("From {} to {}: {} events.", found.from.at, found.to.at, found.events)];
-    let mut section = |heading: &str, count: usize, body: String| {
-        if count > 0 {
-            parts.push(format!("\n{heading} ({count})\n{body}"));
-        }
-    };
-    let rows = |name| super::output::rows(answer, name);
-    section("Issued and alive at the end", found.born.len(), standings(rows("born"), answer));
-    section("Ended", found.died.len(), deaths(&found.died, answer));
-    section("Issued and ended in between", found.passed.len(), deaths(&found.passed, answer));
-    section("Made to end earlier", found.shortened.len(), changes(rows("shortened"), answer));
-    section("Handed over", found.handed_over.len(), changes(rows("handed_over"), answer));
-    let role = |row: &Value, name| Some(text(row, name)).filter(|role| !role.is_empty()).unwrap_or("—".to_owned());
-    let members = table(
-        rows("members"),
-        &[
-            ("TEAM", &|row| team_name(answer, &text(row, "team"))),
-            ("MEMBER", &|row| text(row, "member")),
-            ("WAS", &|row| role(row, "from")),
-            ("IS", &|row| role(row, "to")),
-        ],
-    );
-    section("Members", found.members.len(), members);
-    let names = |teams: &[TeamId]| teams.iter().map(|team| team_name(answer, &team.to_string())).collect::<Vec<_>>();
-    section("Teams created", found.teams_created.len(), plain(&names(&found.teams_created).join("\n")));
-    section("Policies changed", found.policies_changed.len(), plain(&names(&found.policies_changed).join("\n")));
-    if parts.len() == 1 {
-        parts.push("Nothing changed.".to_owned());
-    }
-    parts.join("\n")
-}
-
-fn deaths(died: &[Died], answer: &Value) -> String {
-    let rows: Vec<Value> = died.iter().map(value).collect();
-    table(
-        &rows,
-        &[
-            ("CREDENTIAL", &|row| text(&row["credential"], "credential")),
-            ("KIND", &|row| text(&row["credential"], "kind")),
-            ("TEAM", &|row| team_name(answer, &text(&row["credential"], "team"))),
-            ("ENDED", &|row| when(row, "effective_at")),
-            ("HOW", &|row| match text(&row["end"]["death"], "type") {
-                how if how.is_empty() => "expired, not recorded yet".to_owned(),
-                how => how,
-            }),
-            ("POSITION", &|row| text(&row["end"], "position")),
-        ],
-    )
-}
-
-fn changes(rows: &[Value], answer: &Value) -> String {
-    let side = |row: &Value, name| Some(text(row, name)).filter(|side| !side.is_empty()).unwrap_or("never".to_owned());
-    table(
-        rows,
-        &[
-            ("CREDENTIAL", &|row| text(row, "credential")),
-            ("TEAM", &|row| team_name(answer, &text(row, "team"))),
-            ("WAS", &|row| side(row, "from")),
-            ("IS", &|row| side(row, "to")),
-        ],
-    )
+    Bar::of_events().during(|progress| diff::diff(log.as_ref(), from, to, team, progress)).map_err(failure)
 }
 
 fn run_rebuild(output: Output, dir: &Path) -> Result<(), Failure> {
@@ -367,23 +318,28 @@ fn moment(at: Option<Point>, known_at: Option<Position>) -> Result<Moment, Failu
     }
 }
 
-/// The log of a directory, or a bundle, which must be of the team if one is named.
 fn open(dir: &Path, team: Option<TeamId>) -> Result<Box<dyn ReadLog>, Failure> {
     if dir.is_file() {
         return Ok(Box::new(bundle_report::open(dir, team)?));
     }
+    Ok(Box::new(open_dir(dir)?))
+}
+
+fn open_dir(dir: &Path) -> Result<FileLog, Failure> {
     if !dir.is_dir() {
         return Err(Failure::Refused(format!("{}: no such directory or bundle", dir.display())));
     }
-    Ok(Box::new(FileLog::open(dir).map_err(|error| unreadable(&error))?))
+    FileLog::open(dir).map_err(|error| unreadable(&error))
 }
 
 pub(super) fn failure(error: ReplayError) -> Failure {
     match error {
         ReplayError::Read(error) => unreadable(&error),
         ReplayError::Record { .. } => Failure::Damaged(error.to_string()),
-        ReplayError::Backwards | ReplayError::Ambiguous(_) => Failure::Usage(error.to_string()),
-        ReplayError::NoPosition { .. } | ReplayError::NoCredential(_) => Failure::Refused(error.to_string()),
+        ReplayError::Backwards | ReplayError::Ambiguous(_) | ReplayError::NoRule => Failure::Usage(error.to_string()),
+        ReplayError::NoPosition { .. } | ReplayError::NoCredential(_) | ReplayError::NoUsage => {
+            Failure::Refused(error.to_string())
+        }
     }
 }
 
@@ -413,8 +369,8 @@ pub(super) fn known_heads(files: &[PathBuf]) -> Result<Vec<String>, Failure> {
     files.iter().map(read_text).collect()
 }
 
-fn read_policy(file: &PathBuf) -> Result<Policy, Failure> {
-    Policy::parse(&read_text(file)?).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+fn read_policy(file: &PathBuf) -> Result<witness::Policy, Failure> {
+    witness::Policy::parse(&read_text(file)?).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
 fn read_text(file: &PathBuf) -> Result<String, Failure> {
@@ -426,38 +382,6 @@ fn read_text(file: &PathBuf) -> Result<String, Failure> {
 pub(super) fn value(answer: &impl Serialize) -> Value {
     // Answers are structs of texts, numbers and lists: JSON refuses none of them.
     serde_json::to_value(answer).unwrap_or_default()
-}
-
-/// A progress bar on standard error, where that is a terminal.
-pub(super) struct Bar(ProgressBar);
-
-impl Bar {
-    pub(super) fn of_bytes() -> Self {
-        Self::new("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
-    }
-
-    pub(super) fn of_events() -> Self {
-        Self::new("{bar:40} {human_pos} of {human_len} events, {per_sec}, {eta} left")
-    }
-
-    pub(super) fn of_commits() -> Self {
-        Self::new("{bar:40} {human_pos} of {human_len} commits, {per_sec}, {eta} left")
-    }
-
-    fn new(template: &str) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        Self(bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())))
-    }
-
-    /// Shows the bar while `work` lasts, and leaves nothing of it.
-    pub(super) fn during<T>(self, work: impl FnOnce(Progress<'_>) -> T) -> T {
-        let done = work(&|done, total| {
-            self.0.set_length(total);
-            self.0.set_position(done);
-        });
-        self.0.finish_and_clear();
-        done
-    }
 }
 
 #[cfg(test)]

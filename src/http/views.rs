@@ -110,45 +110,45 @@ pub struct PageMeta {
 /// An event, as its team sees it.
 #[derive(Serialize, ToSchema)]
 pub struct EventBody {
-    position: u64,
-    revision: u64,
+    pub(super) position: u64,
+    pub(super) revision: u64,
     #[schema(value_type = Uuid)]
-    id: EventId,
+    pub(super) id: EventId,
     #[schema(value_type = Uuid)]
-    team_id: TeamId,
+    pub(super) team_id: TeamId,
     /// Such as `credential_issued`.
     #[serde(rename = "type")]
-    kind: &'static str,
+    pub(super) kind: &'static str,
     #[schema(value_type = String, format = DateTime)]
-    recorded_at: Timestamp,
+    pub(super) recorded_at: Timestamp,
     /// BLAKE3 of the record's bytes, in hexadecimal.
     #[schema(value_type = String)]
-    hash: RecordHash,
+    pub(super) hash: RecordHash,
     /// The hash of the team's event before it.
     #[schema(value_type = String)]
-    previous: RecordHash,
-    actor: ActorBody,
+    pub(super) previous: RecordHash,
+    pub(super) actor: ActorBody,
     /// How the actor was known: `session`, `token`, `secret`, `link` or `internal`.
     #[schema(value_type = String)]
-    auth: AuthMethod,
+    pub(super) auth: AuthMethod,
     /// The event it follows from.
     #[schema(value_type = Option<Uuid>)]
-    cause: Option<EventId>,
-    correlation_id: Uuid,
+    pub(super) cause: Option<EventId>,
+    pub(super) correlation_id: Uuid,
     /// Where the request came from: `ip`, `user_agent`. None once its person has been erased, and for members who read
     /// of somebody else's.
-    context: Option<Value>,
+    pub(super) context: Option<Value>,
     /// What happened, by type.
-    data: Map<String, Value>,
+    pub(super) data: Map<String, Value>,
 }
 
 /// Who did it.
 #[derive(Serialize, ToSchema)]
-struct ActorBody {
+pub(super) struct ActorBody {
     /// `person`, `credential` or `system`.
     #[serde(rename = "type")]
-    kind: &'static str,
-    id: Option<Uuid>,
+    pub(super) kind: &'static str,
+    pub(super) id: Option<Uuid>,
 }
 
 /// Writes an event out for `caller`. What is sealed is opened where its key still exists; where a request came from is

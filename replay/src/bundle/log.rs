@@ -1,8 +1,9 @@
 //! A bundle as a log: the team's commits, for the questions that any log answers.
 
 use std::{
+    collections::HashMap,
     fs::File,
-    io,
+    io::{self, Seek as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,11 +11,14 @@ use std::{
 };
 
 use keyledger_events::{
-    Commit, CommitBody, CommitNumber, Position, Revision, Timestamp,
+    Commit, CommitBody, CommitNumber, CredentialId, Position, Revision, Timestamp,
     store::{Damage, Follow, Head, ReadError, ReadLog},
 };
 
-use super::verify::{self, BundleError, Options, Report};
+use super::{
+    format::Reader,
+    verify::{self, BundleError, Options, Report},
+};
 
 /// The team's commits in a bundle that was verified when it was opened. Between them are gaps: other teams' commits.
 pub struct BundleLog {
@@ -26,6 +30,7 @@ struct Inner {
     file: File,
     places: Vec<Place>,
     head: Head,
+    last_used: Option<HashMap<CredentialId, Timestamp>>,
 }
 
 /// Where a commit lies.
@@ -59,7 +64,17 @@ impl BundleLog {
         let position = Position(if report.whole { report.tree_size } else { end });
         let commits = places.last().map_or(CommitNumber(0), |place| place.number.next());
         let head = Head { commits, position, recorded_at };
-        Ok((Self { inner: Arc::new(Inner { path: path.into(), file, places, head }) }, report))
+        let io = |error| BundleError::Io { file: path.into(), error };
+        (&file).rewind().map_err(io)?;
+        // It was read a moment ago, when everything held.
+        let (header, _) = Reader::open(&file).map_err(|error| io(io::Error::other(error)))?;
+        let last_used = header.last_used.map(|used| used.into_iter().collect());
+        Ok((Self { inner: Arc::new(Inner { path: path.into(), file, places, head, last_used }) }, report))
+    }
+
+    /// What the server knew of the credentials' last uses; none if it did not say. Nothing proves it.
+    pub fn last_used(&self) -> Option<&HashMap<CredentialId, Timestamp>> {
+        self.inner.last_used.as_ref()
     }
 }
 

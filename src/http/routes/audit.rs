@@ -8,8 +8,8 @@ use axum::{
 };
 use bytes::Bytes;
 use garde::Validate;
-use http::{HeaderValue, header};
-use keyledger_events::{CredentialId, Event, Position, Timestamp, record::Actor};
+use http::{HeaderName, HeaderValue, header};
+use keyledger_events::{CredentialId, Event, Position, Timestamp, commit::PlacedRecord, record::Actor};
 use keyledger_projections::team_view::{
     Until,
     audit::{Found, Query},
@@ -25,6 +25,7 @@ use crate::{
     http::{
         ApiQuery, Problem,
         auth::Caller,
+        export::Format,
         openapi::TeamHeader,
         problem::ProblemBody,
         views::{EventBody, event_body},
@@ -35,6 +36,9 @@ use crate::{
 const LIMIT_MAX: u32 = 1_000;
 /// How many it holds if nobody says.
 const LIMIT_DEFAULT: u32 = 100;
+
+/// How many events a team's stream has, for whoever shows progress.
+const STREAM_EVENTS_HEADER: HeaderName = HeaderName::from_static("ledger-stream-events");
 
 /// The routes of this file.
 pub fn router() -> OpenApiRouter<Shared> {
@@ -93,6 +97,7 @@ async fn query(
 ) -> Result<Json<Page>, Problem> {
     caller.sees_all()?;
     let (events, found) = page(&app, &caller, &query)?;
+    let events = events.into_iter().map(|placed| event_body(&app, &caller, placed)).collect();
     let position = app.ledger.position().unwrap_or_default().0;
     Ok(Json(Page { events, next: found.next.map(|next| next.0), position }))
 }
@@ -101,7 +106,8 @@ async fn query(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ExportQuery {
-    /// `jsonl`: one event a line.
+    /// `jsonl` (one event a line, as the list shows it; the default), `csv` (RFC 4180) or `ocsf` (one OCSF 1.8.0 object a
+    /// line). Each line carries its position.
     #[garde(length(max = 16))]
     format: Option<String>,
     /// Recorded at this instant or later (RFC 3339).
@@ -112,23 +118,29 @@ struct ExportQuery {
     #[garde(skip)]
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
-    /// Behind this position: an export that was cut off goes on where it ended.
+    /// Behind this position: an export that was cut off goes on where it ended. Then CSV has no heading.
     #[garde(skip)]
     after: Option<u64>,
 }
 
-/// Streams the team's events, one JSON object a line.
+/// Streams the team's events, one a line. `Ledger-Stream-Events` says how many the team has in all.
 #[utoipa::path(get, path = "/audit/export", tag = "audit", params(ExportQuery, TeamHeader),
-    responses((status = 200, content_type = "application/x-ndjson", body = String), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)))]
+    responses((status = 200, content((String = "application/x-ndjson"), (String = "text/csv"))), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)))]
 async fn export(
     State(app): State<Shared>,
     caller: Caller,
     ApiQuery(query): ApiQuery<ExportQuery>,
 ) -> Result<Response, Problem> {
     caller.sees_all()?;
-    if query.format.as_deref().is_some_and(|format| format != "jsonl") {
-        return Err(Problem::bad_request("invalid_query", "format is jsonl."));
-    }
+    let format = match query.format.as_deref() {
+        None => Format::Jsonl,
+        Some(name) => {
+            Format::named(name).ok_or_else(|| Problem::bad_request("invalid_query", "format is jsonl, csv or ocsf."))?
+        }
+    };
+    let stream_events = app.team_at(caller.team, Until::Now, |view, _| view.audit.len())?;
+    let team = caller.team;
+    let mut heading = if query.after.is_none() { format.heading() } else { Vec::new() };
     let mut query = AuditQuery {
         credential: None,
         actor: None,
@@ -144,7 +156,11 @@ async fn export(
     tokio::spawn(async move {
         loop {
             let (lines, next) = match page(&app, &caller, &query) {
-                Ok((events, found)) => (events.iter().flat_map(line).collect::<Vec<u8>>(), found.next),
+                Ok((events, found)) => {
+                    let mut lines = std::mem::take(&mut heading);
+                    lines.extend(format.lines(&app, &caller, events));
+                    (lines, found.next)
+                }
                 // Half a file must not look like a whole one.
                 Err(problem) => {
                     let _ = sender.send(Err(std::io::Error::other(problem))).await;
@@ -158,17 +174,16 @@ async fn export(
         }
     });
     let mut response = Body::from_stream(ReceiverStream::new(receiver)).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, format.content_type());
+    headers.insert(STREAM_EVENTS_HEADER, HeaderValue::from(stream_events));
+    if let Some(disposition) = format.disposition(team) {
+        headers.insert(header::CONTENT_DISPOSITION, disposition);
+    }
     Ok(response)
 }
 
-fn line(event: &EventBody) -> Vec<u8> {
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
-fn page(app: &App, caller: &Caller, query: &AuditQuery) -> Result<(Vec<EventBody>, Found), Problem> {
+fn page(app: &App, caller: &Caller, query: &AuditQuery) -> Result<(Vec<PlacedRecord>, Found), Problem> {
     let kind = match query.kind.as_deref() {
         None => None,
         Some(name) => Some(
@@ -208,6 +223,5 @@ fn page(app: &App, caller: &Caller, query: &AuditQuery) -> Result<(Vec<EventBody
             limit: query.limit.unwrap_or(LIMIT_DEFAULT) as usize,
         })
     })?;
-    let events = app.events(&found.positions)?.into_iter().map(|placed| event_body(app, caller, placed)).collect();
-    Ok((events, found))
+    Ok((app.events(&found.positions)?, found))
 }

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod credentials;
 pub mod departures;
 pub mod export;
+pub mod history;
 pub mod members;
 pub mod pages;
 pub mod pairing;
@@ -64,7 +65,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(audit::router())
         .merge(tree::router())
         .merge(proofs::router())
-        .merge(export::router());
+        .merge(export::router())
+        .merge(history::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(tree::tiles())
