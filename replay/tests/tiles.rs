@@ -168,7 +168,8 @@ fn files_of_tiles_that_are_missing_exchanged_or_too_many_are_found() {
     let dir = dir.path();
     let whole = files(dir);
     let (zero, one) = (whole["tiles/0"].clone(), whole["tiles/1"].clone());
-    let cases: [(&str, &[(&str, Option<&[u8]>)]); 7] = [
+    type Changes<'a> = &'a [(&'a str, Option<&'a [u8]>)];
+    let cases: [(&str, Changes<'_>); 7] = [
         ("no leaves", &[("tiles/0", None)]),
         ("no level 1", &[("tiles/1", None)]),
         ("exchanged", &[("tiles/0", Some(&one)), ("tiles/1", Some(&zero))]),

@@ -163,8 +163,11 @@ impl Tile {
 pub(super) struct Reading<'a> {
     tiles: &'a Tiles,
     anchor: &'a Frontier,
-    read: RefCell<HashMap<(u32, u64), Rc<Vec<NodeHash>>>>,
+    read: RefCell<Read>,
 }
+
+/// By level and index.
+type Read = HashMap<(u32, u64), Rc<Vec<NodeHash>>>;
 
 impl<'a> Reading<'a> {
     pub fn new(tiles: &'a Tiles, anchor: &'a Frontier) -> Self {

@@ -362,7 +362,8 @@ fn whenever_the_power_goes_no_published_head_is_contradicted_and_the_tiles_are_w
         };
         let (store, _) = open(&disk).unwrap();
         write(&store, dice.roll(8), &mut dice);
-        if dice.roll(4) == 0 {
+        let remade = dice.roll(4) == 0;
+        if remade {
             // They are being made again when it happens.
             drop(store);
             disk.forget(&path("0"));
@@ -379,6 +380,9 @@ fn whenever_the_power_goes_no_published_head_is_contradicted_and_the_tiles_are_w
         let (store, recovery) = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         *found.entry(format!("{:?}", recovery.tiles).split(' ').next().unwrap_or_default().to_owned()).or_insert(0) +=
             1;
+        // Whatever was signed in ordinary times had its tiles on the disk before.
+        let holds = remade || matches!(recovery.tiles, TilesFound::Whole | TilesFound::Short { .. } | TilesFound::Long);
+        assert!(holds || recovery.signed.is_none_or(|head| head.size == 0), "seed {seed}: {recovery:?}");
         let (tree, size) = (store.tree(), store.head().position.0);
         let newest = tree.wait_for(size, PATIENCE).unwrap_or_else(|| panic!("seed {seed}: not published"));
         for older in shown {
