@@ -1,12 +1,13 @@
 //! Seals: the map of all streams, appended to the system stream by schedule, on demand and at a clean end.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use keyledger_events::{
-    CorrelationId, Event, Position, RecordHash, Revision, TeamId,
+    CorrelationId, Event, Position, Revision, TeamId,
     commit::PlacedRecord,
     event::HistorySealedV1,
     record::{Actor, AuthMethod, StreamHead},
@@ -21,6 +22,11 @@ use crate::{
     ledger::{LedgerError, Request, Who},
     random,
 };
+
+/// How many commits the log may be ahead of a map when its seal is handed over. Whoever verifies allows four times that.
+const LAG_COMMITS_MAX: u64 = 16_384;
+/// How often a map that has fallen behind is brought up to date before the attempt is given up.
+const ROUNDS_MAX: usize = 16;
 
 /// The seals of this process. One is made at a time.
 #[derive(Default)]
@@ -70,13 +76,13 @@ impl Seals {
     /// [`SealError`].
     pub async fn seal(&self, app: &App) -> Result<(Arc<Sealed>, bool), SealError> {
         let mut newest = self.newest.lock().await;
-        let (heads, through) = app.projections.stream_heads();
-        if let Some(sealed) = newest.as_ref().filter(|sealed| sealed.is_of_all(through)) {
+        let events = app.projections.applied().1;
+        if let Some(sealed) = newest.as_ref().filter(|sealed| sealed.is_of_all(events)) {
             return Ok((sealed.clone(), false));
         }
-        let (sealed, is_new) = match tokio::task::block_in_place(|| written_before(app, &heads, through))? {
+        let (sealed, is_new) = match tokio::task::block_in_place(|| written_before(app))? {
             Some(sealed) => (sealed, false),
-            None => (append(app, heads, through).await?, true),
+            None => (append(app).await?, true),
         };
         let sealed = Arc::new(sealed);
         *newest = Some(sealed.clone());
@@ -96,14 +102,9 @@ impl Seals {
     }
 }
 
-fn map(heads: Vec<(TeamId, StreamHead)>) -> StreamMap {
-    let mut map = StreamMap::new();
-    heads.into_iter().for_each(|(team, head)| map.insert(team, head));
-    map
-}
-
 /// The seal that an earlier run of this ledger has ended with, if nothing has happened since.
-fn written_before(app: &App, heads: &[(TeamId, StreamHead)], events: Position) -> Result<Option<Sealed>, ReadError> {
+fn written_before(app: &App) -> Result<Option<Sealed>, ReadError> {
+    let (heads, (_, events)) = app.projections.stream_heads();
     let Some(position) = events.0.checked_sub(1).map(Position) else { return Ok(None) };
     let Some(number) = app.store.locate(position)? else { return Ok(None) };
     let Some(commit) = app.store.commit(number)? else { return Ok(None) };
@@ -111,24 +112,19 @@ fn written_before(app: &App, heads: &[(TeamId, StreamHead)], events: Position) -
     let Some(Ok(PlacedRecord { record, .. })) = commit.records().last() else { return Ok(None) };
     let Event::HistorySealed(seal) = record.event else { return Ok(None) };
     // The map is of what stood before the seal itself.
-    let before = |(team, head): &(TeamId, StreamHead)| match record.revision.0.checked_sub(1) {
-        Some(revision) if *team == TeamId::SYSTEM => {
-            (*team, StreamHead { revision: Revision(revision), hash: RecordHash(record.previous.0) })
-        }
-        _ => (*team, *head),
-    };
-    let mut map = map(heads.iter().map(before).collect());
+    let mut map = StreamMap::new();
+    for (team, head) in heads {
+        let before = record.revision.0.checked_sub(1).filter(|_| team == TeamId::SYSTEM).map(Revision);
+        let before = before.map(|revision| StreamHead { revision, hash: record.previous });
+        map.insert(team, before.unwrap_or(head));
+    }
     let is_it = seal.through == position && map.root() == seal.root;
     Ok(is_it.then(|| Sealed { seal, position, map: Mutex::new(map) }))
 }
 
-async fn append(app: &App, heads: Vec<(TeamId, StreamHead)>, through: Position) -> Result<Sealed, SealError> {
-    if heads.is_empty() {
-        return Err(SealError::Empty);
-    }
-    let (mut map, teams) = (tokio::task::block_in_place(|| map(heads)), TeamId::SYSTEM);
-    let root = tokio::task::block_in_place(|| map.root());
-    let seal = SealHistory { through, teams: map.teams(), root };
+/// Appends a seal of what is applied now.
+async fn append(app: &App) -> Result<Sealed, SealError> {
+    let (map, seal) = tokio::task::block_in_place(|| catch_up(app))?;
     let who = Who {
         actor: Actor::System,
         auth: AuthMethod::Internal,
@@ -136,13 +132,35 @@ async fn append(app: &App, heads: Vec<(TeamId, StreamHead)>, through: Position) 
         context: None,
     };
     let decide = Box::new(move |system: &_, _| seal.decide(system));
-    let request = Request { team: teams, who, idempotency: None, essential: false, decide };
+    let request = Request { team: TeamId::SYSTEM, who, idempotency: None, essential: false, decide };
     let written = app.ledger.write(request).await?;
-    let placed = written.records().next();
     // Another process on the same log has sealed more: its map is not here, the next attempt makes one.
-    let placed = placed.ok_or(LedgerError::Busy)?;
-    let seal = HistorySealedV1 { through, teams: seal.teams, root };
+    let placed = written.records().next().ok_or(LedgerError::Busy)?;
+    let seal = HistorySealedV1 { through: seal.through, teams: seal.teams, root: seal.root };
     Ok(Sealed { seal, position: placed.position, map: Mutex::new(map) })
+}
+
+/// The map of what is applied. While a large one is hashed others write on: what they change is taken in until the log
+/// is at most [`LAG_COMMITS_MAX`] ahead, for a seal that is far behind its own place counts as broken.
+fn catch_up(app: &App) -> Result<(StreamMap, SealHistory), SealError> {
+    let (mut map, mut known) = (StreamMap::new(), HashMap::new());
+    for _ in 0..ROUNDS_MAX {
+        let (heads, (commits, through)) = app.projections.stream_heads();
+        for (team, head) in heads {
+            if known.insert(team, head) != Some(head) {
+                map.insert(team, head);
+            }
+        }
+        if known.is_empty() {
+            return Err(SealError::Empty);
+        }
+        let root = map.root();
+        if app.store.head().commits.0.saturating_sub(commits.0) <= LAG_COMMITS_MAX {
+            let seal = SealHistory { through, teams: map.teams(), root };
+            return Ok((map, seal));
+        }
+    }
+    Err(LedgerError::Busy.into())
 }
 
 /// Seals by schedule until the task is dropped.

@@ -215,10 +215,11 @@ impl Projections {
         self.streams.read().streams.get(team).map(|stream| stream.numbers().collect()).unwrap_or_default()
     }
 
-    /// Every team's last event, of all that are applied, and how many events those are.
-    pub fn stream_heads(&self) -> (Vec<(TeamId, StreamHead)>, Position) {
+    /// Every team's last event, of all that is applied, and how many commits and events that is.
+    pub fn stream_heads(&self) -> (Vec<(TeamId, StreamHead)>, (CommitNumber, Position)) {
         let located = self.streams.read();
-        (located.streams.iter().map(|(team, stream)| (team, stream.head)).collect(), located.position)
+        let heads = located.streams.iter().map(|(team, stream)| (team, stream.head)).collect();
+        (heads, (located.commits, located.position))
     }
 
     /// A team's last event, and the number of the commit that holds it; none if the team has none.

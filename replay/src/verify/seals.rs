@@ -114,3 +114,57 @@ impl Seals {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyledger_events::{
+        CommitNumber, CorrelationId, EventId, Meta, Record, RecordHash, Timestamp,
+        event::TeamCreatedV1,
+        record::{Actor, AuthMethod, RecordHeader},
+    };
+
+    use super::*;
+
+    fn record(team: TeamId, revision: u64, event: Event) -> Record {
+        let meta = Meta {
+            actor: Actor::System,
+            auth: AuthMethod::Internal,
+            cause: None,
+            correlation: CorrelationId::from_bytes([1; 16]),
+            context: None,
+        };
+        Record {
+            team,
+            revision: Revision(revision),
+            id: EventId::from_bytes([2; 16]),
+            recorded_at: Timestamp::default(),
+            previous: RecordHash::default(),
+            salt: [3; 16],
+            meta,
+            event,
+        }
+    }
+
+    fn apply(seals: &mut Seals, position: u64, record: &Record) -> Result<(), Flaw> {
+        let first = RecordHeader::decode(&record.encode()).unwrap();
+        let (number, first_position) = (CommitNumber(position), Position(position));
+        let records = std::slice::from_ref(record);
+        seals.apply(&Facts { number, first_position, first, last_hash: RecordHash([position as u8; 32]), records })
+    }
+
+    #[test]
+    fn a_seal_may_be_so_far_behind_and_no_farther() {
+        let team = TeamId::from_bytes([9; 16]);
+        let happened = |n| record(team, n, Event::TeamCreated(TeamCreatedV1 { name: "x".into() }));
+        for (behind, holds) in [(LAG_COMMITS_MAX as u64, true), (LAG_COMMITS_MAX as u64 + 1, false)] {
+            let (mut seals, through) = (Seals::default(), 10);
+            (0..through + behind).for_each(|n| apply(&mut seals, n, &happened(n)).unwrap());
+            let mut map = StreamMap::new();
+            map.insert(team, StreamHead { revision: Revision(9), hash: RecordHash([9; 32]) });
+            let seal = HistorySealedV1 { through: Position(through), teams: 1, root: map.root() };
+            let judged = apply(&mut seals, through + behind, &record(TeamId::SYSTEM, 0, Event::HistorySealed(seal)));
+            assert_eq!(judged.is_ok(), holds, "{judged:?}");
+            assert!(holds || judged.is_err_and(|flaw| flaw.what.contains("commits behind")));
+        }
+    }
+}
