@@ -450,11 +450,9 @@ impl Audit {
                 let (from, found) = (self.header.from, commit.first.revision);
                 return wrong(first, format!("revision {found} where the bundle begins with revision {from}"));
             }
-            None => match commit.first.revision.0.checked_sub(1) {
-                None => None,
-                // What it names is believed: the bundle does not show it.
-                Some(before) => Some(StreamHead { revision: Revision(before), hash: commit.first.previous }),
-            },
+            // What it names is believed: the bundle does not show it.
+            None => (commit.first.revision.0.checked_sub(1))
+                .map(|before| StreamHead { revision: Revision(before), hash: commit.first.previous }),
         };
         if self.last.is_none() {
             self.meet_seal(head, None, first)?;

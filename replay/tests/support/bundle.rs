@@ -94,8 +94,9 @@ impl Scene {
 
     /// Where the last seal is.
     pub fn seal(&self) -> Position {
-        let placed = self.commits.iter().flat_map(|commit| commit.records().map(Result::unwrap).collect::<Vec<_>>());
-        placed.filter(|placed| matches!(placed.record.event, Event::HistorySealed(_))).last().unwrap().position
+        let mut placed =
+            self.commits.iter().flat_map(|commit| commit.records().map(Result::unwrap).collect::<Vec<_>>());
+        placed.rfind(|placed| matches!(placed.record.event, Event::HistorySealed(_))).unwrap().position
     }
 }
 
