@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     CommitNumber, CorrelationId, Event, EventId, OperationId, Position, Record, Revision, TeamId, Timestamp,
-    record::{self, Actor, AuthMethod, Meta, RecordError, RecordHash, RecordHeader, StreamHead},
+    record::{Actor, AuthMethod, Meta, RecordError, RecordHash, RecordHeader, StreamHead},
     seal::Sealed,
 };
 
