@@ -12,7 +12,7 @@ use std::{
 };
 
 use keyledger_events::{
-    CommitNumber, Position, record,
+    CommitNumber, Position,
     store::{ReadError, ReadLog},
 };
 use serde::{Deserialize, Serialize};
