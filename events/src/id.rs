@@ -40,7 +40,7 @@ macro_rules! uuid_id {
         /// Hyphenated text in JSON, 16 bare bytes in postcard.
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                if serializer.is_human_readable() { serializer.collect_str(&self.uuid()) } else { self.0.serialize(serializer) }
+                if serializer.is_human_readable() { self.uuid().serialize(serializer) } else { self.0.serialize(serializer) }
             }
         }
 

@@ -203,19 +203,7 @@ impl Record {
     /// # Errors
     /// [`RecordError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let header = RecordHeader::decode(bytes)?;
-        let rest = &bytes[FIXED_LEN + 2..];
-        let (meta, body) = rest.split_at_checked(header.meta_len).ok_or(RecordError::Short)?;
-        Ok(Self {
-            team: header.team,
-            revision: header.revision,
-            id: header.id,
-            recorded_at: header.recorded_at,
-            previous: header.previous,
-            salt: header.salt,
-            meta: exact(meta).map_err(RecordError::Meta)?,
-            event: Event::decode(header.kind, header.version, body).map_err(RecordError::Event)?,
-        })
+        RecordHeader::decode(bytes)?.decode_rest(bytes)
     }
 }
 
@@ -270,6 +258,25 @@ impl RecordHeader {
             meta_len: usize::from(u16::from_le_bytes(take(&mut input))),
         };
         if header.recorded_at.micros() == recorded_at { Ok(header) } else { Err(RecordError::Time) }
+    }
+
+    /// Reads what follows the header in the `bytes` it was read from.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn decode_rest(&self, bytes: &[u8]) -> Result<Record, RecordError> {
+        let rest = bytes.get(FIXED_LEN + 2..).ok_or(RecordError::Short)?;
+        let (meta, body) = rest.split_at_checked(self.meta_len).ok_or(RecordError::Short)?;
+        Ok(Record {
+            team: self.team,
+            revision: self.revision,
+            id: self.id,
+            recorded_at: self.recorded_at,
+            previous: self.previous,
+            salt: self.salt,
+            meta: exact(meta).map_err(RecordError::Meta)?,
+            event: Event::decode(self.kind, self.version, body).map_err(RecordError::Event)?,
+        })
     }
 }
 

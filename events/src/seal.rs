@@ -76,6 +76,7 @@ pub struct Sealed {
     /// 24 random bytes.
     pub nonce: [u8; 24],
     /// The text and 16 bytes of authentication tag.
+    #[serde(with = "serde_bytes")]
     pub ciphertext: Vec<u8>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Microseconds since 1970-01-01T00:00:00Z.
@@ -51,6 +51,28 @@ impl Timestamp {
     pub fn datetime(self) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(self.0 as i64).unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
+
+    /// RFC 3339 with six digits of a second and `Z`, in `text`. Every answer has a few of them.
+    pub fn encode(self, text: &mut [u8; 27]) -> &str {
+        *text = *b"0000-00-00T00:00:00.000000Z";
+        let at = self.datetime();
+        let fields = [
+            (0..4, at.year().unsigned_abs()),
+            (5..7, at.month()),
+            (8..10, at.day()),
+            (11..13, at.hour()),
+            (14..16, at.minute()),
+            (17..19, at.second()),
+            (20..26, (self.0 % 1_000_000) as u32),
+        ];
+        for (place, mut number) in fields {
+            for digit in text[place].iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
+            }
+        }
+        str::from_utf8(text).unwrap_or_default()
+    }
 }
 
 impl From<DateTime<Utc>> for Timestamp {
@@ -63,7 +85,7 @@ impl From<DateTime<Utc>> for Timestamp {
 /// RFC 3339 with six digits of a second and `Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.datetime().to_rfc3339_opts(SecondsFormat::Micros, true))
+        f.write_str(self.encode(&mut [0; 27]))
     }
 }
 
@@ -91,7 +113,11 @@ pub struct TimestampError;
 /// RFC 3339 text in JSON, a varint of microseconds in postcard.
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+        if serializer.is_human_readable() {
+            serializer.serialize_str(self.encode(&mut [0; 27]))
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
@@ -108,7 +134,19 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use chrono::SecondsFormat;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn every_instants_text_is_chronos_and_reads_back(micros in 0..=MAX_US) {
+            let at = Timestamp(micros);
+            prop_assert_eq!(at.to_string(), at.datetime().to_rfc3339_opts(SecondsFormat::Micros, true));
+            prop_assert_eq!(at.to_string().parse(), Ok(at));
+        }
+    }
 
     #[test]
     fn text_and_instant_agree_to_the_microsecond() {

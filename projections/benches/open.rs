@@ -46,9 +46,15 @@ fn main() {
     let teams = number("KEYLEDGER_BENCH_TEAMS").unwrap_or(events.div_ceil(500));
     let fresh = tempfile::tempdir().expect("a temporary folder");
     let dir = env::var_os("KEYLEDGER_BENCH_DIR").map_or_else(|| fresh.path().to_owned(), PathBuf::from);
-    let signer = HeadSigner::new("bench.example/ledger", &[7; 32]).expect("a signer");
-    let (store, _) = FileStore::open(&dir, signer, &Options::default()).expect("the log opens");
+    let open = || {
+        let signer = HeadSigner::new("bench.example/ledger", &[7; 32]).expect("a signer");
+        FileStore::open(&dir, signer, &Options::default()).expect("the log opens").0
+    };
+    let store = open();
     fill(&store, events, teams);
+    drop(store);
+    let (store, took) = timed(open);
+    println!("the log, from its own checkpoint: {:.2} s", took.as_secs_f64());
     let projections = dir.join("projections");
     let _ = fs::remove_dir_all(&projections);
     println!("{} events of {teams} teams", store.head().position);

@@ -22,9 +22,6 @@ use tokio::{
 
 use super::server::Limits;
 
-/// No timeout applies; look again after this.
-const FAR: Duration = Duration::from_secs(3600);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
@@ -34,6 +31,8 @@ enum Phase {
     Busy = 1,
     /// The last request is answered, nothing of the next has come.
     Idle = 2,
+    /// Something of the next has come: nearly always its whole head, so that no clock need be read for it.
+    Begun = 3,
 }
 
 /// What the server has decided about a connection.
@@ -54,7 +53,8 @@ pub enum Verdict {
 pub struct Connection {
     number: u64,
     opened: Instant,
-    /// Milliseconds since `opened` at which the phase began, times four, plus the phase: written together, read together.
+    /// Milliseconds since `opened` at which the phase began, if it has a limit, times four, plus the phase: written
+    /// together, read together.
     phase: AtomicU64,
     /// Milliseconds since `opened`, plus one, since which the client takes nothing of an answer; 0 if it does.
     stalled: AtomicU64,
@@ -67,8 +67,14 @@ impl Connection {
         self.opened.elapsed().as_millis() as u64
     }
 
+    /// Enters a phase that has a limit.
     fn enter(&self, phase: Phase) {
         self.phase.store(self.now_ms() * 4 + phase as u64, Relaxed);
+    }
+
+    /// Enters a phase that has none.
+    fn enter_unlimited(&self, phase: Phase) {
+        self.phase.store(phase as u64, Relaxed);
     }
 
     fn phase(&self) -> (Phase, u64) {
@@ -76,14 +82,15 @@ impl Connection {
         let phase = match packed % 4 {
             0 => Phase::Head,
             1 => Phase::Busy,
-            _ => Phase::Idle,
+            2 => Phase::Idle,
+            _ => Phase::Begun,
         };
         (phase, packed / 4)
     }
 
     /// The head is complete. The connection is busy until the answer's body is dropped.
     pub fn begin_request(self: &Arc<Self>) -> Busy {
-        self.enter(Phase::Busy);
+        self.enter_unlimited(Phase::Busy);
         Busy(Arc::clone(self))
     }
 
@@ -96,16 +103,16 @@ impl Connection {
     pub fn deadline(&self, limits: &Limits) -> Instant {
         let (phase, since_ms) = self.phase();
         let limit = match phase {
-            Phase::Head => limits.header_timeout,
+            Phase::Head => Some(limits.header_timeout),
             // The body has a timer of its own, and how long an answer takes is the handler's affair.
-            Phase::Busy => FAR,
-            Phase::Idle => limits.idle_timeout,
+            Phase::Busy | Phase::Begun => None,
+            Phase::Idle => Some(limits.idle_timeout),
         };
         // Nobody wakes the task when a phase begins, so it looks often enough to be in time for the shortest limit.
         let shortest =
             limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout).min(Duration::from_secs(1));
         let look_again = Instant::now() + shortest.max(Duration::from_millis(10));
-        let mut deadline = self.opened + Duration::from_millis(since_ms) + limit;
+        let mut deadline = limit.map_or(look_again, |limit| self.opened + Duration::from_millis(since_ms) + limit);
         if let Some(stalled_ms) = self.stalled.load(Relaxed).checked_sub(1) {
             deadline = deadline.min(self.opened + Duration::from_millis(stalled_ms) + limits.write_timeout);
         }
@@ -257,8 +264,11 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.connection.is_idle() {
-            self.connection.enter(Phase::Head);
+        match self.connection.phase().0 {
+            Phase::Idle if buffer.filled().len() > before => self.connection.enter_unlimited(Phase::Begun),
+            // It was not the whole head: from here on there is a limit.
+            Phase::Begun if poll.is_pending() => self.connection.enter(Phase::Head),
+            _ => {}
         }
         poll
     }

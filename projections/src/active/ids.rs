@@ -48,6 +48,11 @@ impl Ids {
         self.put(id, len as u32);
     }
 
+    /// What stands where this id is looked for first: to have it in the cache.
+    pub(super) fn peek(&self, id: CredentialId) -> u32 {
+        self.words[self.start(mix(id))]
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.words.capacity() * size_of::<u32>()
     }

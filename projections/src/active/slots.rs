@@ -79,6 +79,11 @@ impl Slots {
         }
     }
 
+    /// What stands where this hash is looked for first: to have it in the cache.
+    pub(super) fn peek(&self, hash: u64) -> u32 {
+        self.buckets[self.start(hash)].0[0].load(Acquire)
+    }
+
     /// Memory held, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         size_of_val(&*self.buckets)

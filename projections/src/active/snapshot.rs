@@ -1,6 +1,6 @@
 //! The index at rest: its rows, its digest, its checkpoint.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{hint::black_box, sync::atomic::Ordering::Relaxed};
 
 use keyledger_events::{
     CredentialId, PersonId, TeamId, Timestamp,
@@ -10,7 +10,7 @@ use keyledger_events::{
 
 use super::{
     Active, State,
-    entry::{Binding, Entry, Life},
+    entry::{Binding, Entry, Life, hash_words},
     label_bytes,
 };
 use crate::Digest;
@@ -20,6 +20,8 @@ const ROW_LEN: usize = 32 + 16 + 8 + 4 + 4;
 const BINDING_LEN: usize = 32;
 const BINDINGS: u8 = 1;
 const ROWS: u8 = 2;
+/// Rows of a checkpoint whose places in the tables are fetched together.
+const ROWS_AT_ONCE: usize = 64;
 
 /// One credential of the index, spelt out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,21 +141,54 @@ impl Active {
 
     fn restore_rows(&self, mut chunk: &[u8]) -> Result<(), RestoreError> {
         let mut writer = self.writer.write();
+        let mut rows = Vec::with_capacity(ROWS_AT_ONCE);
         while !chunk.is_empty() {
-            let (row, rest) = chunk.split_at_checked(ROW_LEN).ok_or(RestoreError)?;
-            let hash = SecretHash(array(row, 0));
-            let credential = CredentialId::from_bytes(array(row, 32));
-            let life = Life::from_word(u64::from_le_bytes(array(row, 48))).ok_or(RestoreError)?;
-            let binding = u32::from_le_bytes(array(row, 56));
-            let name_len = u32::from_le_bytes(array(row, 60)) as usize;
-            let (name, rest) = rest.split_at_checked(name_len).ok_or(RestoreError)?;
-            chunk = rest;
-            if binding as usize >= writer.binding_numbers.len() {
-                return Err(RestoreError);
+            rows.clear();
+            while !chunk.is_empty() && rows.len() < ROWS_AT_ONCE {
+                let (row, rest) = Row::split_from(chunk).ok_or(RestoreError)?;
+                if row.binding as usize >= writer.binding_numbers.len() {
+                    return Err(RestoreError);
+                }
+                rows.push(row);
+                chunk = rest;
             }
-            self.insert_new(&mut writer, &hash, credential, life, binding, name);
+            // Filling a place decides by what is there, and the processor can't go on to the next row meanwhile. So it
+            // fetches the places of many rows first, all at once.
+            let slots = self.slots.read().clone();
+            black_box(
+                rows.iter()
+                    .fold(0, |seen, row| seen ^ writer.ids.peek(row.credential) ^ slots.peek(hash_words(&row.hash)[0])),
+            );
+            for row in &rows {
+                self.insert_new(&mut writer, &row.hash, row.credential, row.life, row.binding, row.name);
+            }
         }
         Ok(())
+    }
+}
+
+/// A checkpoint's row.
+struct Row<'a> {
+    hash: SecretHash,
+    credential: CredentialId,
+    life: Life,
+    binding: u32,
+    name: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    /// The first row of a chunk, and the rest.
+    fn split_from(chunk: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (row, rest) = chunk.split_at_checked(ROW_LEN)?;
+        let (name, rest) = rest.split_at_checked(u32::from_le_bytes(array(row, 60)) as usize)?;
+        let row = Self {
+            hash: SecretHash(array(row, 0)),
+            credential: CredentialId::from_bytes(array(row, 32)),
+            life: Life::from_word(u64::from_le_bytes(array(row, 48)))?,
+            binding: u32::from_le_bytes(array(row, 56)),
+            name,
+        };
+        Some((row, rest))
     }
 }
 

@@ -141,7 +141,9 @@ fn id_at(blocks: &[Vec<Option<Live>>], number: u32) -> Option<CredentialId> {
 fn spread(id: CredentialId) -> u64 {
     let mut tail = [0; 8];
     tail.copy_from_slice(&id.as_bytes()[8..]);
-    u64::from_le_bytes(tail).wrapping_mul(MULTIPLIER)
+    let product = u64::from_le_bytes(tail).wrapping_mul(MULTIPLIER);
+    // The table takes its place from the low bits, the product's good ones are high.
+    product ^ (product >> 32)
 }
 
 /// The 64-bit golden ratio.

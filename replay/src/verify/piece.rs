@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use keyledger_events::{
-    CommitNumber, Position, Record, RecordHash, Revision, Timestamp,
+    CommitNumber, Position, Record, RecordHash, Revision,
     commit::CommitRef,
     record::{RecordHeader, StreamHead, follow_chain},
     store::{Damage, ReadError},
@@ -146,19 +146,18 @@ fn derive(placed: &Placed, body: &[u8], records: &mut Vec<Record>, subtrees: &mu
         let position = Position(position);
         let at = |error| flaw(position, Damage::Record(error));
         let (bytes, hash) = (found.bytes(), found.hash());
+        let header = RecordHeader::decode(bytes).map_err(at)?;
         match &opening {
-            None => opening = Some(RecordHeader::decode(bytes).map_err(at)?),
+            None => opening = Some(header),
             Some(first) => {
                 let revision = Revision(first.revision.0 + (records.len() - start) as u64 - 1);
-                let header = RecordHeader::decode(bytes).map_err(at)?;
                 follow_chain(Some(StreamHead { revision, hash: last_hash }), &header)
                     .map_err(|error| flaw(position, Damage::Chain { team: header.team, error }))?;
             }
         }
         // A record is large: it is built where it stays.
-        records.push(Record::decode(bytes).map_err(at)?);
-        let recorded_at = opening.as_ref().map_or(Timestamp::default(), |first| first.recorded_at);
-        subtrees.push(leaf_hash(&leaf_data(position, recorded_at, &hash)));
+        records.push(header.decode_rest(bytes).map_err(at)?);
+        subtrees.push(leaf_hash(&leaf_data(position, header.recorded_at, &hash)));
         last_hash = hash;
     }
     let first = opening.ok_or_else(|| flaw(placed.first_position, Damage::Shape("commit without events".into())))?;

