@@ -277,7 +277,8 @@ fn exports_are_whole_resumable_and_of_one_team() {
             let (code, _, err) = scene.run(&["export", "--format", format, "--resume", name]);
             match (code, served.body[..cut].contains('\n') || cut == 0) {
                 (Some(0), true) => assert_eq!(fs::read_to_string(&path).unwrap(), served.body, "{format} cut at {cut}"),
-                // Half a first line might be anything.
+                // Half a heading is known for one, and written anew; half of another first line might be anything.
+                (Some(0), false) if format == "csv" => assert_eq!(fs::read_to_string(&path).unwrap(), served.body),
                 (Some(1), false) => assert!(whole == 1 && err.contains("no export of the form"), "{err}"),
                 other => panic!("{format} cut at {cut}: {other:?} {err}"),
             }

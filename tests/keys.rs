@@ -69,10 +69,10 @@ fn a_key_that_was_pinned_and_a_head_that_was_kept_outlive_two_rotations() {
     let rotated = rotate(&dir);
     assert!(rotated.status.success(), "{}", said(&rotated));
     let told: Value = serde_json::from_slice(&rotated.stdout).unwrap();
-    assert_eq!((&told["position"], &told["old_key"]), (&json!(5), &json!(text(&first_key))));
+    assert_eq!((&told["position"], &told["old_key"]), (&json!(6), &json!(text(&first_key))));
     assert_eq!(told["new_key"], text(&dir.join("ledger.vkey")));
     let said_by_doctor = doctor(&ledger);
-    assert!(said_by_doctor.contains("position 5"), "{said_by_doctor}");
+    assert!(said_by_doctor.contains("position 6"), "{said_by_doctor}");
     let mode = fs::metadata(dir.join("keys/signing.key")).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
 
@@ -104,7 +104,7 @@ fn a_key_that_was_pinned_and_a_head_that_was_kept_outlive_two_rotations() {
     // The new head is none of the old key's alone, and the old one is none of another ledger's.
     let certificates = dir.join("ledger.keys");
     let honest = fs::read_to_string(&certificates).unwrap();
-    for forged in [String::new(), honest.replacen("position 5", "position 4", 1), honest[..honest.len() / 2].to_owned()]
+    for forged in [String::new(), honest.replacen("position 6", "position 5", 1), honest[..honest.len() / 2].to_owned()]
     {
         fs::write(&certificates, forged).unwrap();
         let why = verified(&dir, &first_key, &[]).unwrap_err();
@@ -123,7 +123,7 @@ fn a_key_that_was_pinned_and_a_head_that_was_kept_outlive_two_rotations() {
         let found = seeds.iter().any(|seed| bytes.windows(32).any(|window| window == seed));
         assert_eq!(found, file.ends_with("keys/signing.key"), "{}", file.display());
     }
-    assert!(doctor(&ledger).contains("position 7"), "{}", doctor(&ledger));
+    assert!(doctor(&ledger).contains("position 9"), "{}", doctor(&ledger));
     fs::write(dir.join("keys/signing.key"), [9; 32]).unwrap();
     assert!(doctor(&ledger).contains("is another key's"), "{}", doctor(&ledger));
 }

@@ -185,6 +185,11 @@ impl KeyChain {
         self.certificates.last().map_or(&self.first, |last| &last.new)
     }
 
+    /// The smallest tree whose head the key in force signs.
+    pub fn signs_from(&self) -> u64 {
+        self.certificates.last().map_or(0, Certificate::size)
+    }
+
     /// All keys, the oldest first.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &HeadVerifier> {
         std::iter::once(&self.first).chain(self.certificates.iter().map(|certificate| &certificate.new))

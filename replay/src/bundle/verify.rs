@@ -272,7 +272,9 @@ fn keys(header: &Header, pinned: Option<&HeadVerifier>) -> Result<KeyChain, Refu
         Some(pinned) => keys.trusted_from(pinned).map_err(|_| {
             Refused::Wrong(
                 None,
-                format!("the bundle is signed by {own}, and no rotation leads there from the given key {pinned}"),
+                format!(
+                    "the bundle is signed by {own}, not by the given key {pinned}, from which no rotation leads there"
+                ),
             )
         }),
     }

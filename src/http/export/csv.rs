@@ -120,6 +120,8 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_in_a_cell_comes_back_and_begins_no_formula(cells in proptest::collection::vec(".{0,20}|[=+@\t\r\n\",-].{0,9}", 1..8)) {
+            // A reader takes a byte order mark away from a file's beginning; ours begin with the heading.
+            let cells: Vec<_> = std::iter::once("position".to_owned()).chain(cells).collect();
             let mut out = Vec::new();
             write(cells.iter().map(|cell| safe(cell)), &mut out);
             prop_assert!(out.ends_with(b"\r\n"));

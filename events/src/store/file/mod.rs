@@ -205,7 +205,10 @@ impl FileStore {
         let signed = TreeHead { size: frontier.size(), root: frontier.root() };
         let signer = Arc::new(signer);
         let tiles = Tiles::new(shared.clone(), growth.files.clone());
-        let tree = Arc::new(PublishedTree::new(tiles, inbox.clone(), signer.clone()));
+        // Without certificates that can be read, nothing older than what is there now is signed.
+        let signs_from =
+            slots::load_keys(&*disk, dir).map_or(frontier.size(), |keys| keys.map_or(0, |keys| keys.signs_from()));
+        let tree = Arc::new(PublishedTree::new(tiles, inbox.clone(), signer.clone(), signs_from));
         match signed_before {
             _ if !growth.is_behind() => tree.publish(signed, note, frontier.clone()),
             Some(before) if growth.covered().size() == before.size && before.size > 0 => {

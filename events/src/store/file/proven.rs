@@ -47,6 +47,14 @@ pub enum TreeError {
         /// How many there are.
         published: u64,
     },
+    /// A head of a time when another key signed was asked for.
+    #[error("the key in force signs heads of {from} events and more, {asked} are asked for")]
+    BeforeKey {
+        /// How many events.
+        asked: u64,
+        /// From how many events on it signs.
+        from: u64,
+    },
     /// The tiles are wrong and the log that would mend them can't be read.
     #[error(transparent)]
     Log(#[from] ReadError),

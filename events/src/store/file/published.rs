@@ -24,7 +24,7 @@ use crate::{
 pub struct PublishedHead {
     /// Size and root.
     pub head: TreeHead,
-    /// The signed note, with the lines of other signers that were added.
+    /// The signed note.
     pub note: String,
 }
 
@@ -38,6 +38,8 @@ pub struct PublishedTree {
     tiles: Tiles,
     inbox: Arc<Inbox>,
     signer: Arc<HeadSigner>,
+    /// The smallest tree whose head the signer may sign: the key before it has signed smaller ones.
+    signs_from: u64,
     newest: Mutex<Option<Arc<Newest>>>,
     changed: Condvar,
 }
@@ -49,8 +51,8 @@ struct Newest {
 }
 
 impl PublishedTree {
-    pub(super) fn new(tiles: Tiles, inbox: Arc<Inbox>, signer: Arc<HeadSigner>) -> Self {
-        Self { tiles, inbox, signer, newest: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(tiles: Tiles, inbox: Arc<Inbox>, signer: Arc<HeadSigner>, signs_from: u64) -> Self {
+        Self { tiles, inbox, signer, signs_from, newest: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The newest published head; none while the tiles of an older ledger are still being made.
@@ -75,23 +77,15 @@ impl PublishedTree {
         }
     }
 
-    /// Adds signature lines of others, each with its line feed, to the published note if it is still of this size.
-    /// Whether it is. They are not checked here, and a newer head begins without them.
-    pub fn add_signatures(&self, size: u64, lines: &str) -> bool {
-        let mut newest = self.lock();
-        let Some(current) = newest.as_ref().filter(|newest| newest.published.head.size == size) else { return false };
-        let PublishedHead { head, note } = &current.published;
-        let published = PublishedHead { head: *head, note: format!("{note}{lines}") };
-        *newest = Some(Arc::new(Newest { published, tree: current.tree.clone() }));
-        true
-    }
-
-    /// A signed head of exactly this size: the published one with all its signatures, or an older one signed now.
+    /// A signed head of exactly this size: the published one, or an older one signed now.
     ///
     /// # Errors
-    /// [`TreeError`].
+    /// [`TreeError`]; [`TreeError::BeforeKey`] for a tree of an older key's time.
     pub fn signed_at(&self, size: u64) -> Result<PublishedHead, TreeError> {
         let newest = self.at_least(size)?;
+        if size < self.signs_from {
+            return Err(TreeError::BeforeKey { asked: size, from: self.signs_from });
+        }
         if newest.published.head.size == size {
             return Ok(newest.published.clone());
         }

@@ -185,6 +185,16 @@ fn a_disk_that_is_full_or_can_not_sync_leaves_one_key_in_force() {
 }
 
 #[test]
+fn the_new_key_signs_no_head_of_the_old_ones_time() {
+    let disk = ledger();
+    let size = rotate(&disk, 4).unwrap().position().0 + 1;
+    let (store, _) = open_by(&disk, &[4; 32]).unwrap();
+    let tree = store.tree();
+    assert_eq!(tree.signed_at(size).unwrap().head.size, size);
+    assert!(matches!(tree.signed_at(size - 1), Err(TreeError::BeforeKey { .. })));
+}
+
+#[test]
 fn nothing_is_rotated_where_nothing_is_or_somebody_works() {
     let disk = SimDisk::default();
     assert!(matches!(rotate(&disk, 4), Err(RotateError::NoLedger(_))));
