@@ -112,7 +112,7 @@ fn ask(client: &Client, args: &Trail<'_>, last: Option<Place>) -> Result<Stream,
 fn open(args: &Trail<'_>) -> Result<(File, Option<Place>), Failure> {
     let io = |error| Failure::io(args.file.display())(error);
     if !args.resume {
-        return match File::create_new(&args.file) {
+        return match File::create_new(args.file) {
             Ok(file) => Ok((file, None)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Refused(format!(
                 "{} exists; give another name, or --resume to go on with it",
@@ -121,7 +121,7 @@ fn open(args: &Trail<'_>) -> Result<(File, Option<Place>), Failure> {
             Err(error) => Err(io(error)),
         };
     }
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&args.file).map_err(io)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(args.file).map_err(io)?;
     let (end, line) = last_whole_line(&mut file).map_err(io)?;
     let last = args.format.place(&line);
     let is_heading = args.format == Format::Csv && line.starts_with(b"position,");
