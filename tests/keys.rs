@@ -93,6 +93,17 @@ fn a_key_that_was_pinned_and_a_head_that_was_kept_outlive_two_rotations() {
     ledger.start(&[]);
     assert!(ledger.stop().success());
 
+    // A bundle brings the certificates along.
+    let bundle = ledger.home().join("team.bundle");
+    let mut export = command();
+    export.args(["--team", owner.team.as_deref().unwrap(), "export"]).arg(&bundle).arg("--data").arg(&dir);
+    let exported = export.args(["--head"]).arg(&first_head).output().unwrap();
+    assert!(exported.status.success(), "{}", said(&exported));
+    for (key, rotations) in [(&first_key, 2), (&second_key, 1), (&dir.join("ledger.vkey"), 0)] {
+        let report = verified(&bundle, key, &[&first_head]).unwrap();
+        assert_eq!((&report["key_rotations"], &report["whole"]), (&json!(rotations), &json!(true)));
+    }
+
     let heads: [&Path; 2] = [&first_head, &second_head];
     for (key, rotations) in [(&first_key, 2), (&second_key, 1), (&dir.join("ledger.vkey"), 0)] {
         let report = verified(&dir, key, &heads).unwrap();

@@ -297,10 +297,13 @@ struct Operations {
 impl Operations {
     fn load(store: &dyn Store) -> Result<Self, ReadError> {
         let mut operations = Self::default();
-        let end = store.head().commits.0;
-        for number in end.saturating_sub(OPERATIONS_KEPT as u64)..end {
-            if let Some(commit) = store.commit(CommitNumber(number))? {
-                operations.remember(&commit);
+        let end = store.head().commits;
+        // In one go: asking for each would read it, and check it, with calls of its own.
+        let mut newest = store.follow(CommitNumber(end.0.saturating_sub(OPERATIONS_KEPT as u64)))?;
+        while let Some(commit) = newest.next(Duration::ZERO)? {
+            operations.remember(&commit);
+            if commit.number.next() >= end {
+                break;
             }
         }
         Ok(operations)
