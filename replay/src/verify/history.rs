@@ -142,8 +142,8 @@ impl History {
         self.teams[*self.team_numbers.get(&team)? as usize].head
     }
 
-    /// Takes in the next commit.
-    pub fn apply(&mut self, facts: &Facts<'_>) -> Result<(), Flaw> {
+    /// Takes in the next commit. Returns the number of its team: how many teams came before it.
+    pub fn apply(&mut self, facts: &Facts<'_>) -> Result<u32, Flaw> {
         let header = &facts.first;
         let at = |what: Damage| Flaw { position: facts.first_position, what: what.to_string() };
         if header.recorded_at < self.recorded_at {
@@ -161,14 +161,13 @@ impl History {
         }
         self.finish_commit(team, facts.first_position)?;
         let events = facts.records.len() as u64;
-        let team = &mut self.teams[team as usize];
-        team.head = Some(StreamHead { revision: Revision(header.revision.0 + events - 1), hash: facts.last_hash });
-        team.events += events;
-        team.commits += 1;
-        let number = facts.number.0;
-        team.numbers[0] = team.numbers[0].wrapping_add(number);
-        team.numbers[1] = team.numbers[1].wrapping_add(number.wrapping_mul(number));
-        Ok(())
+        let (row, number) = (&mut self.teams[team as usize], facts.number.0);
+        row.head = Some(StreamHead { revision: Revision(header.revision.0 + events - 1), hash: facts.last_hash });
+        row.events += events;
+        row.commits += 1;
+        row.numbers[0] = row.numbers[0].wrapping_add(number);
+        row.numbers[1] = row.numbers[1].wrapping_add(number.wrapping_mul(number));
+        Ok(team)
     }
 
     fn team(&mut self, id: TeamId) -> u32 {

@@ -322,8 +322,8 @@ impl Fold {
                 last_hash: commit.last_hash,
                 records: commit.records,
             };
-            self.history.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
-            self.seals.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
+            let team = self.history.apply(&facts).map_err(|flaw| broken(commit.offset, flaw))?;
+            self.seals.apply(&facts, team).map_err(|flaw| broken(commit.offset, flaw))?;
             self.commits = self.commits.next();
             self.position.0 += commit.records.len() as u64;
             self.meet_position()?;

@@ -18,7 +18,7 @@ pub(super) trait Source: Send {
 }
 
 /// Pieces under way for each thread: it bounds the memory.
-const PIECES_PER_THREAD: usize = 3;
+const PIECES_PER_THREAD: usize = 6;
 
 struct Reader<'a> {
     source: &'a mut dyn Source,

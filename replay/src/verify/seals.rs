@@ -3,16 +3,13 @@
 //! A seal may be of a little less than what stands before it, because other commits were under way: the heads that the
 //! newest commits have left are kept in a queue, in front of those that every seal to come must count.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use keyledger_events::{
     Event, Position, Revision, TeamId, event::HistorySealedV1, record::StreamHead, stream_map::StreamMap,
 };
 
-use super::{
-    history::{Facts, Flaw},
-    live::Spread,
-};
+use super::history::{Facts, Flaw};
 
 /// How many commits a seal may be behind its own place.
 const LAG_COMMITS_MAX: usize = 65_536;
@@ -22,8 +19,12 @@ const LAG_COMMITS_MAX: usize = 65_536;
 pub(super) struct Seals {
     /// What the last seal saw.
     map: StreamMap,
-    /// What has changed since, as far as the next seal must know of it.
-    settled: HashMap<TeamId, StreamHead, Spread>,
+    /// What has changed since, as far as the next seal must know of it, by the number of its team.
+    settled: Vec<Option<StreamHead>>,
+    /// The numbers of those teams.
+    changed: Vec<u32>,
+    /// All teams, by their numbers.
+    teams: Vec<TeamId>,
     /// The position before which all is settled.
     settled_at: Position,
     /// What the next seal may know of.
@@ -36,7 +37,7 @@ pub(super) struct Seals {
 
 /// What a commit has left.
 struct Left {
-    team: TeamId,
+    team: u32,
     head: StreamHead,
     end: Position,
 }
@@ -52,8 +53,13 @@ impl Seals {
         self.through
     }
 
-    /// Takes in the next commit, whose chain holds; judges its seals.
-    pub fn apply(&mut self, facts: &Facts<'_>) -> Result<(), Flaw> {
+    /// Takes in the next commit, whose chain holds and whose team has this number; judges its seals. A team's number is
+    /// that of the teams that came before it.
+    pub fn apply(&mut self, facts: &Facts<'_>, team: u32) -> Result<(), Flaw> {
+        if team as usize == self.teams.len() {
+            self.teams.push(facts.first.team);
+            self.settled.push(None);
+        }
         if facts.first.team == TeamId::SYSTEM {
             for (record, position) in facts.records.iter().zip(facts.first_position.0..) {
                 if let Event::HistorySealed(seal) = &record.event {
@@ -67,7 +73,7 @@ impl Seals {
             self.settle_one();
         }
         self.pending.push_back(Left {
-            team: facts.first.team,
+            team,
             head: StreamHead { revision: Revision(facts.first.revision.0 + events - 1), hash: facts.last_hash },
             end: Position(facts.first_position.0 + events),
         });
@@ -77,7 +83,9 @@ impl Seals {
     fn settle_one(&mut self) {
         if let Some(left) = self.pending.pop_front() {
             self.settled_at = left.end;
-            self.settled.insert(left.team, left.head);
+            if self.settled[left.team as usize].replace(left.head).is_none() {
+                self.changed.push(left.team);
+            }
         }
     }
 
@@ -101,7 +109,9 @@ impl Seals {
         if self.settled_at < through {
             return Err(format!("a seal through position {through}, in the middle of a commit"));
         }
-        self.settled.drain().for_each(|(team, head)| self.map.insert(team, head));
+        for number in self.changed.drain(..).map(|number| number as usize) {
+            self.settled[number].take().into_iter().for_each(|head| self.map.insert(self.teams[number], head));
+        }
         let (found_teams, found) = (self.map.teams(), self.map.root());
         if (found_teams, found) != (teams, root) {
             return Err(format!(
@@ -149,7 +159,9 @@ mod tests {
         let first = RecordHeader::decode(&record.encode()).unwrap();
         let (number, first_position) = (CommitNumber(position), Position(position));
         let records = std::slice::from_ref(record);
-        seals.apply(&Facts { number, first_position, first, last_hash: RecordHash([position as u8; 32]), records })
+        let team = u32::from(record.team == TeamId::SYSTEM);
+        seals
+            .apply(&Facts { number, first_position, first, last_hash: RecordHash([position as u8; 32]), records }, team)
     }
 
     #[test]
