@@ -90,13 +90,14 @@ impl Sequencer {
         let mut again = VecDeque::new();
         let mut under_way = HashSet::new();
         let mut decided = Vec::with_capacity(jobs.len());
+        let alone = jobs.len() == 1;
         for job in jobs {
             // The same idempotency key twice in a batch: the second learns the first's outcome in the next round.
             if job.request.idempotency.is_some_and(|(operation, _)| !under_way.insert(operation)) {
                 again.push_back(job);
                 continue;
             }
-            decided.push(self.decide(job));
+            decided.push(self.decide(job, alone));
         }
         // What was decided may rest on anything that is durable, also where the projector has not got to yet.
         let mut durable = self.store.head().position;
@@ -146,10 +147,14 @@ impl Sequencer {
         metrics.log_positions.set(commit.end().0 as f64);
     }
 
-    fn decide(&mut self, job: Job) -> Decided {
+    fn decide(&mut self, job: Job, alone: bool) -> Decided {
         match self.try_decide(&job) {
             Ok(Ok(proposal)) => {
-                let ticket = self.store.submit(proposal.clone());
+                // With nobody to share a sync, the store may do it on this thread.
+                let ticket = match alone {
+                    true => Ticket::settled(self.store.append(proposal.clone())),
+                    false => self.store.submit(proposal.clone()),
+                };
                 Decided::Submitted { job, proposal, ticket }
             }
             Ok(Err(outcome)) => Decided::Settled { job, outcome: Ok(outcome) },

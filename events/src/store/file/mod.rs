@@ -30,7 +30,7 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -60,7 +60,7 @@ use self::{
     writer::{Submitted, Writer},
 };
 use super::{
-    AppendError, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
+    AppendError, Appended, Follow, Head, Proposal, ReadError, ReadLog, Store, Ticket,
     disk::{self, Disk, Lock, RealDisk},
     sequence::{Books, Pending, Prepared},
 };
@@ -129,6 +129,7 @@ pub struct FileStore {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     tree: Arc<PublishedTree>,
+    writer: Arc<Mutex<Writer>>,
     /// None only while it is dropped.
     sender: Option<mpsc::Sender<Submitted>>,
     threads: Vec<JoinHandle<()>>,
@@ -230,13 +231,17 @@ impl FileStore {
             signed,
             interval: options.head_interval,
         };
-        let writer = Writer::new(shared.clone(), inbox.clone(), space, pending);
+        let writer = Arc::new(Mutex::new(Writer::new(shared.clone(), inbox.clone(), space, pending)));
         let (sender, receiver) = mpsc::channel();
         let threads = vec![
-            spawn("log-writer", move || writer.run(&receiver)).map_err(io)?,
+            spawn("log-writer", {
+                let writer = writer.clone();
+                move || writer::run(&writer, &receiver)
+            })
+            .map_err(io)?,
             spawn("log-keeper", move || keeper.run()).map_err(io)?,
         ];
-        Ok((Self { shared, inbox, tree, sender: Some(sender), threads, lock: Some(lock) }, recovery))
+        Ok((Self { shared, inbox, tree, writer, sender: Some(sender), threads, lock: Some(lock) }, recovery))
     }
 
     /// Why the log has failed, if it has: then nothing more is acknowledged, and the process should end.
@@ -284,6 +289,16 @@ impl FileStore {
     }
 }
 
+impl FileStore {
+    /// Leaves a proposal to the writing thread.
+    fn hand_in(&self, submitted: Submitted, ticket: Ticket) -> Ticket {
+        match self.sender.as_ref().map(|sender| sender.send(submitted)) {
+            Some(Ok(())) => ticket,
+            _ => Ticket::settled(Err(AppendError::Fatal("the writing thread has died".into()))),
+        }
+    }
+}
+
 impl Drop for FileStore {
     fn drop(&mut self) {
         self.end();
@@ -319,11 +334,22 @@ impl Store for FileStore {
         };
         let (settler, ticket) = Ticket::new();
         self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        let sent = self.sender.as_ref().map(|sender| sender.send(Submitted { prepared, settler }));
-        match sent {
-            Some(Ok(())) => ticket,
-            _ => Ticket::settled(Err(AppendError::Fatal("the writing thread has died".into()))),
+        self.hand_in(Submitted { prepared, settler }, ticket)
+    }
+
+    fn append(&self, proposal: Proposal) -> Result<Appended, AppendError> {
+        if let Some(why) = self.shared.fatal() {
+            return Err(AppendError::Fatal(why.to_owned()));
         }
+        let submitted = Prepared::new(proposal)?;
+        let (settler, ticket) = Ticket::new();
+        let submitted = Submitted { prepared: submitted, settler };
+        // Nobody else is under way, so no order is broken and no batch is split.
+        if self.shared.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.writer.lock().unwrap_or_else(PoisonError::into_inner).append_lone(submitted);
+            return ticket.wait();
+        }
+        self.hand_in(submitted, ticket).wait()
     }
 
     fn stream_head(&self, team: TeamId) -> Result<Option<StreamHead>, ReadError> {

@@ -1,9 +1,10 @@
-//! The thread that appends: one batch at a time, one write, one sync, then everybody in it is answered.
+//! What appends: one batch at a time, one write, one sync, then everybody in it is answered. A thread does it, or, where
+//! only one waits, that one itself.
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, SyncSender, TryRecvError},
     },
@@ -36,7 +37,7 @@ pub(super) struct Submitted {
     pub settler: Settler,
 }
 
-/// The thread's own.
+/// What the one who writes has.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
@@ -54,6 +55,38 @@ pub(super) struct Writer {
     spare_wanted: bool,
 }
 
+/// The thread: works until nobody can submit any more. It holds the writer only while it has something to write.
+pub(super) fn run(writer: &Mutex<Writer>, receiver: &Receiver<Submitted>) {
+    let mut gathered = Vec::new();
+    loop {
+        if gathered.is_empty() {
+            match receiver.recv() {
+                Ok(submitted) => gathered.push(submitted),
+                Err(_) => return,
+            }
+        }
+        let expected = {
+            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            gathered.drain(..).for_each(|submitted| writer.take(submitted));
+            while let Ok(submitted) = receiver.try_recv() {
+                writer.take(submitted);
+            }
+            writer.flush();
+            writer.in_flight
+        };
+        // Whoever has just been answered often comes back at once. Met awake, and together with the others, they share
+        // one sync and cost no wake-up of this thread.
+        let begun = Instant::now();
+        while gathered.len() < expected {
+            match receiver.try_recv() {
+                Ok(submitted) => gathered.push(submitted),
+                Err(TryRecvError::Empty) if begun.elapsed() < GATHER => std::thread::yield_now(),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
 /// A commit in the batch.
 struct Batched {
     prepared: Prepared,
@@ -69,33 +102,10 @@ impl Writer {
         Self { shared, inbox, space, pending, frames, batch, repeats, in_flight: 0, spare_wanted: false }
     }
 
-    /// Works until nobody can submit any more.
-    pub fn run(mut self, receiver: &Receiver<Submitted>) {
-        loop {
-            // Whoever has just been answered often comes back at once. Met awake, and together with the others, they
-            // share one sync and cost no wake-up of this thread.
-            let (begun, mut received) = (Instant::now(), 0);
-            while received < self.in_flight {
-                match receiver.try_recv() {
-                    Ok(submitted) => {
-                        self.take(submitted);
-                        received += 1;
-                    }
-                    Err(TryRecvError::Empty) if begun.elapsed() < GATHER => std::thread::yield_now(),
-                    Err(_) => break,
-                }
-            }
-            if received == 0 {
-                match receiver.recv() {
-                    Ok(submitted) => self.take(submitted),
-                    Err(_) => return,
-                }
-            }
-            while let Ok(submitted) = receiver.try_recv() {
-                self.take(submitted);
-            }
-            self.flush();
-        }
+    /// Appends one proposal on the caller's thread, when nobody else has handed one in: two changes of thread less.
+    pub fn append_lone(&mut self, submitted: Submitted) {
+        self.take(submitted);
+        self.flush();
     }
 
     /// Refuses a proposal or puts it into the batch.
