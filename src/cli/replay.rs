@@ -13,6 +13,7 @@ use clap::Subcommand;
 use keyledger_events::{
     Position, TeamId,
     head::HeadVerifier,
+    note::Note,
     store::{ReadError, ReadLog, file::FileLog},
     witness,
 };
@@ -197,6 +198,9 @@ fn run_verify(
     if dir.is_file() {
         return bundle_report::verify(output, dir, key, known_heads, policy, team);
     }
+    if !dir.is_dir() {
+        return Err(Failure::Refused(format!("{}: no such directory or bundle", dir.display())));
+    }
     let bar = Bar::of_bytes();
     let checked =
         bar.during(|progress| verify::verify(dir, &Options { key, known_heads, policy, progress: Some(progress) }));
@@ -366,7 +370,12 @@ fn read_key(key: &str) -> Result<HeadVerifier, Failure> {
 
 /// Tree heads kept in files.
 pub(super) fn known_heads(files: &[PathBuf]) -> Result<Vec<String>, Failure> {
-    files.iter().map(read_text).collect()
+    let read = |file: &PathBuf| {
+        let text = read_text(file)?;
+        let note = Note::parse(&text).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())));
+        note.map(|_| text)
+    };
+    files.iter().map(read).collect()
 }
 
 fn read_policy(file: &PathBuf) -> Result<witness::Policy, Failure> {

@@ -74,6 +74,8 @@ pub struct Report {
     pub tree_size: u64,
     /// Their root.
     pub root: String,
+    /// The signed tree head, a note to keep for the next audit.
+    pub tree_head: String,
     /// When the ledger stated where the stream ends.
     pub stated_at: Timestamp,
     /// What the seal bears out; none if there is none in the bundle.
@@ -605,6 +607,7 @@ impl Audit {
             live_credentials: self.judge.as_ref().map(Judge::live),
             tree_size: size,
             root: root.to_string(),
+            tree_head: self.header.tree_head,
             stated_at: statement.time,
             seal,
             compared_sizes: self.compared_sizes,

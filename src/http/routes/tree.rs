@@ -160,6 +160,9 @@ fn problem(error: TreeError) -> Problem {
                 "The published tree has no such event or size; a new head follows within a second of new events.";
             Problem::new(StatusCode::NOT_FOUND, "not_published", detail).with_member("published", published)
         }
+        TreeError::Outside { .. } => {
+            Problem::bad_request("invalid_query", "The position, or the older tree, is not in the tree asked about.")
+        }
         TreeError::BeforeKey { from, .. } => {
             let detail = "Heads of this size are the older key's: whoever kept one has it.";
             Problem::new(StatusCode::NOT_FOUND, "older_key", detail).with_member("signs_from", from)

@@ -47,6 +47,14 @@ pub enum TreeError {
         /// How many there are.
         published: u64,
     },
+    /// Something that the tree asked about can't hold, however large the ledger's has become.
+    #[error("{asked} events are asked for in a tree of {tree}")]
+    Outside {
+        /// How many events.
+        asked: u64,
+        /// How many that tree has.
+        tree: u64,
+    },
     /// A head of a time when another key signed was asked for.
     #[error("the key in force signs heads of {from} events and more, {asked} are asked for")]
     BeforeKey {

@@ -97,11 +97,11 @@ impl PublishedTree {
     /// The hashes that lead from the leaf at `position` to the root over the first `size` events.
     ///
     /// # Errors
-    /// [`TreeError`]; [`TreeError::Beyond`] also for a position outside that tree.
+    /// [`TreeError`]; [`TreeError::Outside`] for a position outside that tree.
     pub fn inclusion(&self, position: u64, size: u64) -> Result<Vec<NodeHash>, TreeError> {
         let newest = self.at_least(size)?;
         if position >= size {
-            return Err(TreeError::Beyond { asked: position.saturating_add(1), published: size });
+            return Err(TreeError::Outside { asked: position.saturating_add(1), tree: size });
         }
         proof::inclusion(&Reading::new(&self.tiles, &newest.tree), position, size)
     }
@@ -109,11 +109,11 @@ impl PublishedTree {
     /// The hashes that lead from the root over `old` events to the one over `new`.
     ///
     /// # Errors
-    /// [`TreeError`]; [`TreeError::Beyond`] also if the old tree is the larger one.
+    /// [`TreeError`]; [`TreeError::Outside`] if the old tree is the larger one.
     pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<NodeHash>, TreeError> {
         let newest = self.at_least(new)?;
         if old > new {
-            return Err(TreeError::Beyond { asked: old, published: new });
+            return Err(TreeError::Outside { asked: old, tree: new });
         }
         proof::consistency(&Reading::new(&self.tiles, &newest.tree), old, new)
     }

@@ -128,9 +128,9 @@ fn the_tiles_are_the_trees_and_nothing_beyond_the_published_size_is_shown() {
     ] {
         assert_eq!(tree.tile(&name.parse().unwrap()).unwrap().is_some(), is_there, "{name} of {size}");
     }
-    assert!(matches!(tree.inclusion(size, size), Err(TreeError::Beyond { .. })));
+    assert!(matches!(tree.inclusion(size, size), Err(TreeError::Outside { .. })));
     assert!(matches!(tree.inclusion(0, size + 1), Err(TreeError::Beyond { .. })));
-    assert!(matches!(tree.consistency(2, 1), Err(TreeError::Beyond { .. })));
+    assert!(matches!(tree.consistency(2, 1), Err(TreeError::Outside { .. })));
     assert!(matches!(tree.consistency(0, size + 1), Err(TreeError::Beyond { .. })));
     assert_eq!(tree.consistency(0, size).unwrap(), []);
     assert!(matches!(tree.node(u32::MAX, u64::MAX), Err(TreeError::Beyond { .. })));
