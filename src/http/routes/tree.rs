@@ -91,7 +91,8 @@ struct InclusionQuery {
 async fn inclusion(State(app): State<Shared>, ApiQuery(query): ApiQuery<InclusionQuery>) -> Result<Response, Problem> {
     let proof = tokio::task::block_in_place(|| {
         let head = head_of(&app, query.size)?;
-        let proof = app.tree.inclusion(query.position, head.head.size).map_err(problem)?;
+        let proof = app.tree.inclusion(query.position, head.head.size);
+        let proof = proof.map_err(|error| of_tree(query.size, error))?;
         Ok(wire::inclusion_file(query.position, &proof, &head.note))
     });
     proof.map(text)
@@ -121,7 +122,8 @@ async fn consistency(
 ) -> Result<Response, Problem> {
     let proof = tokio::task::block_in_place(|| {
         let head = head_of(&app, query.new)?;
-        let proof = app.tree.consistency(query.old, head.head.size).map_err(problem)?;
+        let proof = app.tree.consistency(query.old, head.head.size);
+        let proof = proof.map_err(|error| of_tree(query.new, error))?;
         Ok(wire::consistency_file(query.old, &proof, &head.note))
     });
     proof.map(text)
@@ -150,6 +152,14 @@ fn newest(app: &App) -> Result<PublishedHead, Problem> {
     Ok(match &app.witnesses {
         Some(witnesses) => witnesses.published(newest),
         None => newest,
+    })
+}
+
+/// What is outside the newest tree may come to be in it; what is outside a tree that was named never will.
+fn of_tree(named: Option<u64>, error: TreeError) -> Problem {
+    problem(match (named, error) {
+        (None, TreeError::Outside { asked, tree }) => TreeError::Beyond { asked, published: tree },
+        (_, error) => error,
     })
 }
 
