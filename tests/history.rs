@@ -263,6 +263,9 @@ fn exports_are_whole_resumable_and_of_one_team() {
         let facts = scene.json(&["export", "--format", format, name]);
         assert_eq!(facts["events"], positions.len());
         assert_eq!(fs::read_to_string(&path).unwrap(), served.body);
+        let statement = fs::read_to_string(facts["statement"].as_str().unwrap()).unwrap();
+        let last = events["events"].as_array().unwrap().last().unwrap()["hash"].as_str().unwrap();
+        assert!(statement.contains(&format!("\nhead {last}\n")), "{statement}");
         let (code, out, _) = scene.run(&["export", "--format", format, "-"]);
         assert_eq!((code, out.as_str()), (Some(0), served.body.as_str()));
         // What is there is not overwritten.

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, BufWriter, Read},
+    io::{self, BufWriter},
     path::{Path, PathBuf},
 };
 
@@ -72,9 +72,7 @@ pub fn export(global: &Global, output: Output, args: &Args) -> Result<(), Failur
 /// # Errors
 /// What was refused.
 pub fn statement(client: &Client, output: Output) -> Result<(), Failure> {
-    let mut note = String::new();
-    let mut body = client.open("/statement", &[])?.body;
-    body.read_to_string(&mut note).map_err(Failure::io("the answer"))?;
+    let note = client.statement()?;
     output.print(&json!({ "statement": note }), |_| note.trim_end().to_owned());
     Ok(())
 }

@@ -149,6 +149,13 @@ impl Client {
         Ok(Stream { stream_events, body: Box::new(response.into_body().into_reader()) })
     }
 
+    /// What the ledger signs about the team now.
+    pub fn statement(&self) -> Result<String, Failure> {
+        let mut note = String::new();
+        self.open("/statement", &[])?.body.read_to_string(&mut note).map_err(Failure::io("the answer"))?;
+        Ok(note)
+    }
+
     fn send_to(
         &self,
         method: &str,

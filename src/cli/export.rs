@@ -13,7 +13,8 @@ use super::{Failure, Global, bundle, client::Client, output::Output, trail};
 pub struct Args {
     /// The form: `bundle` is what `replay verify` checks without a server; `jsonl` is one event a line, as the audit list
     /// shows it; `csv` is RFC 4180, its cells safe to open in a spreadsheet; `ocsf` is one OCSF 1.8.0 object a line
-    /// (Account Change, Entity Management). Each line has its event's position.
+    /// (Account Change, Entity Management). Each line has its event's position; FILE.statement is left beside it, where the
+    /// history ends, signed.
     #[arg(long, value_enum, default_value_t = Format::Bundle)]
     format: Format,
     /// From this instant on; of a bundle also from this revision of the team on [default: the first event].

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use keyledger_events::Timestamp;
@@ -93,11 +93,23 @@ pub fn export(client: &Client, output: Output, args: &Trail<'_>) -> Result<(), F
     let stream = ask(client, args, last)?;
     let written = copy(stream, args.format, last, &mut file).map_err(cut_off)?;
     file.sync_all().map_err(Failure::io(args.file.display()))?;
-    let name = args.file.display().to_string();
+    let statement = beside(args.file, &client.statement()?)?;
+    let (name, statement) = (args.file.display().to_string(), statement.display().to_string());
     let events = written.events;
-    let facts = json!({ "file": name, "events": events, "position": written.last.map(|last| last.position) });
-    output.done(&format!("{events} events written to {name}."), facts);
+    let position = written.last.map(|last| last.position);
+    let facts = json!({ "file": name, "events": events, "position": position, "statement": statement });
+    let sentence = format!("{events} events written to {name}; where the history ends, signed, to {statement}.");
+    output.done(&sentence, facts);
     Ok(())
+}
+
+/// Leaves the team's signed statement beside the export: its lines carry hashes, the last one's is in the statement.
+fn beside(file: &Path, statement: &str) -> Result<PathBuf, Failure> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".statement");
+    let path = PathBuf::from(name);
+    std::fs::write(&path, statement).map_err(Failure::io(path.display()))?;
+    Ok(path)
 }
 
 fn ask(client: &Client, args: &Trail<'_>, last: Option<Place>) -> Result<Stream, Failure> {
