@@ -17,7 +17,8 @@ use keyledger_events::{
 
 use super::{
     format::Reader,
-    verify::{self, BundleError, Options, Report},
+    report::{BundleError, Options, Report},
+    verify,
 };
 
 /// The team's commits in a bundle that was verified when it was opened. Between them are gaps: other teams' commits.

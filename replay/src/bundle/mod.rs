@@ -12,6 +12,7 @@ mod format;
 mod gather;
 mod log;
 mod nodes;
+mod report;
 mod verify;
 
 pub use self::{
@@ -20,5 +21,6 @@ pub use self::{
     gather::{Gathered, gather},
     log::BundleLog,
     nodes::{LogNodes, NodeError},
-    verify::{Broken, BundleError, Options, Report, Sealed, is_bundle, verify},
+    report::{Broken, BundleError, Options, Report, Sealed},
+    verify::{is_bundle, verify},
 };
