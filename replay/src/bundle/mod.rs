@@ -22,5 +22,5 @@ pub use self::{
     log::BundleLog,
     nodes::{LogNodes, NodeError},
     report::{Broken, BundleError, Options, Report, Sealed},
-    verify::{is_bundle, verify},
+    verify::verify,
 };

@@ -34,16 +34,6 @@ pub fn verify(file: &Path, options: &Options<'_>) -> Result<Report, BundleError>
     verify_open(file, &input, options, |_, _, _| {})
 }
 
-/// Whether a file begins like a bundle.
-///
-/// # Errors
-/// If it can't be read.
-pub fn is_bundle(file: &Path) -> std::io::Result<bool> {
-    let mut magic = Vec::new();
-    File::open(file)?.take(super::format::MAGIC.len() as u64).read_to_end(&mut magic)?;
-    Ok(magic == super::format::MAGIC)
-}
-
 /// [`verify`], and hands over every commit of the team as it is met, with the place of its body in the file.
 pub(super) fn verify_open(
     file: &Path,

@@ -290,6 +290,17 @@ impl FileStore {
 }
 
 impl FileStore {
+    /// Checks a proposal by its own bytes and counts it as under way; also says whether it is so alone.
+    fn take_in(&self, proposal: Proposal) -> Result<(Submitted, Ticket, bool), AppendError> {
+        if let Some(why) = self.shared.fatal() {
+            return Err(AppendError::Fatal(why.to_owned()));
+        }
+        let prepared = Prepared::new(proposal)?;
+        let (settler, ticket) = Ticket::new();
+        let alone = self.shared.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
+        Ok((Submitted { prepared, settler }, ticket, alone))
+    }
+
     /// Leaves a proposal to the writing thread.
     fn hand_in(&self, submitted: Submitted, ticket: Ticket) -> Ticket {
         match self.sender.as_ref().map(|sender| sender.send(submitted)) {
@@ -325,27 +336,16 @@ impl ReadLog for FileStore {
 
 impl Store for FileStore {
     fn submit(&self, proposal: Proposal) -> Ticket {
-        if let Some(why) = self.shared.fatal() {
-            return Ticket::settled(Err(AppendError::Fatal(why.to_owned())));
+        match self.take_in(proposal) {
+            Ok((submitted, ticket, _)) => self.hand_in(submitted, ticket),
+            Err(refused) => Ticket::settled(Err(refused)),
         }
-        let prepared = match Prepared::new(proposal) {
-            Ok(prepared) => prepared,
-            Err(refused) => return Ticket::settled(Err(refused)),
-        };
-        let (settler, ticket) = Ticket::new();
-        self.shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.hand_in(Submitted { prepared, settler }, ticket)
     }
 
     fn append(&self, proposal: Proposal) -> Result<Appended, AppendError> {
-        if let Some(why) = self.shared.fatal() {
-            return Err(AppendError::Fatal(why.to_owned()));
-        }
-        let submitted = Prepared::new(proposal)?;
-        let (settler, ticket) = Ticket::new();
-        let submitted = Submitted { prepared: submitted, settler };
+        let (submitted, ticket, alone) = self.take_in(proposal)?;
         // Nobody else is under way, so no order is broken and no batch is split.
-        if self.shared.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+        if alone {
             self.writer.lock().unwrap_or_else(PoisonError::into_inner).append_lone(submitted);
             return ticket.wait();
         }
