@@ -19,4 +19,5 @@ pub mod side;
 pub mod statements;
 pub mod sweeper;
 pub mod telemetry;
+mod verification;
 pub mod witnesses;

@@ -7,6 +7,7 @@
 pub mod active;
 mod checkpoint;
 mod digest;
+pub mod feed;
 pub mod people;
 mod projections;
 mod state;

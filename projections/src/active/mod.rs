@@ -29,7 +29,7 @@ use keyledger_events::{
     CredentialId, Event, PersonId, TeamId, Timestamp,
     commit::PlacedRecord,
     seal::Label,
-    secret::{Kind, Presented, SecretHash},
+    secret::{Presented, SecretHash},
 };
 use parking_lot::RwLock;
 
@@ -45,7 +45,7 @@ pub use self::{
     snapshot::{ActiveRow, Frozen, RestoreError, write_name, write_row},
     verdict::{Denied, Handle, Surface, UnknownSurface, Verdict},
 };
-use crate::Digest;
+use crate::{Digest, feed::Change};
 
 /// The index. Shared by reference; [`Active::apply`] is called by one projector, in the log's order.
 #[derive(Debug)]
@@ -215,44 +215,53 @@ impl Active {
 
     /// As [`Active::apply`], for who has no position at hand.
     pub fn apply_event(&self, team: TeamId, event: &Event) {
+        let Some(change) = Change::of(event) else { return };
         match event {
-            Event::CredentialIssued(e) => {
+            Event::CredentialIssued(e) => self.apply_named(team, &change, &e.name),
+            Event::ServiceCredentialIssued(e) => self.apply_named(team, &change, &Label::Clear(e.name.clone())),
+            _ => self.apply_change(team, &change),
+        }
+    }
+
+    /// Takes in what a follower of the feed is told: as [`Active::apply_event`], but nothing has a name.
+    pub fn apply_change(&self, team: TeamId, change: &Change) {
+        self.apply_named(team, change, &Label::Clear(String::new()));
+    }
+
+    fn apply_named(&self, team: TeamId, change: &Change, name: &Label) {
+        match *change {
+            Change::CredentialIssued { credential, kind, ref hash, holder, expires_at, companion_of } => {
                 let mut writer = self.writer.write();
                 // A companion never outlives its device, whatever the log says of its own end.
-                let device_ends = e
-                    .companion_of
+                let device_ends = companion_of
                     .and_then(|id| self.entry_of(&writer, id))
                     .and_then(|(_, device)| device.life().ends_at());
-                let life = Life::new(e.kind, State::Alive, earlier(e.expires_at, device_ends));
-                self.insert(&mut writer, &e.hash, e.credential, life, (team, e.holder), &label_bytes(&e.name));
+                let life = Life::new(kind, State::Alive, earlier(expires_at, device_ends));
+                self.insert(&mut writer, hash, credential, life, (team, holder), &label_bytes(name));
             }
-            Event::ServiceCredentialIssued(e) => {
-                let life = Life::new(Kind::Service, State::Alive, e.expires_at);
-                let name = label_bytes(&Label::Clear(e.name.clone()));
-                self.insert(&mut self.writer.write(), &e.hash, e.credential, life, (team, e.holder), &name);
+            Change::CredentialRevoked { credential } => {
+                self.change(credential, team, |life| (State::Revoked, life.ends_at()));
             }
-            Event::CredentialRevoked(e) => self.change(e.credential, team, |life| (State::Revoked, life.ends_at())),
             // A companion whose own end had come by then has expired, as the clock had said all along.
-            Event::CredentialCascadeRevoked(e) => self.change(e.credential, team, |life| {
-                let state = if life.is_over(e.effective_at) { State::Expired } else { State::Revoked };
-                (state, earlier(life.ends_at(), Some(e.effective_at)))
+            Change::CredentialCascadeRevoked { credential, effective_at } => self.change(credential, team, |life| {
+                let state = if life.is_over(effective_at) { State::Expired } else { State::Revoked };
+                (state, earlier(life.ends_at(), Some(effective_at)))
             }),
-            Event::CredentialExpired(e) => {
-                self.change(e.credential, team, |life| (State::Expired, earlier(life.ends_at(), Some(e.effective_at))))
+            Change::CredentialExpired { credential, effective_at } => {
+                self.change(credential, team, |life| (State::Expired, earlier(life.ends_at(), Some(effective_at))));
             }
-            Event::ExpiryShortened(e) => {
-                self.change(e.credential, team, |life| (State::Alive, earlier(life.ends_at(), Some(e.to))))
+            Change::ExpiryShortened { credential, to } => {
+                self.change(credential, team, |life| (State::Alive, earlier(life.ends_at(), Some(to))));
             }
-            Event::CredentialHandedOver(e) => {
+            Change::CredentialHandedOver { credential, to } => {
                 let mut writer = self.writer.write();
-                if let Some((_, entry)) = self.entry_of(&writer, e.credential)
+                if let Some((_, entry)) = self.entry_of(&writer, credential)
                     && self.is_alive_in(entry, team)
                 {
-                    let binding = self.binding(&mut writer, (team, e.to));
+                    let binding = self.binding(&mut writer, (team, to));
                     entry.set_binding(binding);
                 }
             }
-            _ => {}
         }
     }
 

@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use keyledger_events::event::{
-    CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, ExpiryShortenedV1,
+use keyledger_events::{
+    event::{CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, ExpiryShortenedV1},
+    secret::Kind,
 };
 use proptest::prelude::*;
 

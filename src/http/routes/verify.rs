@@ -22,7 +22,6 @@ use crate::{
         ApiJson, Challenge, Problem,
         auth::{Origin, Service, bearer},
         extract::read_json,
-        metrics::VerifyOutcome,
         problem::ProblemBody,
         write::POSITION_HEADER,
     },
@@ -112,61 +111,32 @@ async fn verify(State(app): State<Shared>, origin: Origin, headers: HeaderMap, b
     answer(&app, &headers, &body, || origin.address).map(Body::from)
 }
 
-/// The whole of a verification. `client` is asked only when the key is not good: who presents good keys is not limited.
-pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl FnOnce() -> IpAddr) -> http::Response<Bytes> {
+/// The whole of a verification. `client` is asked only where it matters: who presents good keys is not limited.
+pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl Fn() -> IpAddr) -> http::Response<Bytes> {
     let position = app.ledger.position().unwrap_or_default();
-    let mut response = match check(app, headers, body) {
+    let mut response = match check(app, headers, body, &client) {
         Ok(verdict) => {
-            app.metrics.verified(VerifyOutcome::Valid);
             let mut response = http::Response::new(Bytes::from(accepted(app, &verdict, position).to_json()));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }
-        Err((outcome, problem)) => {
-            let limited = outcome.map(|outcome| {
-                app.metrics.verified(outcome);
-                app.rates.verify_failure(client())
-            });
-            let problem = limited.and_then(Result::err).unwrap_or(problem);
-            problem.into_http::<Vec<u8>>().map(Bytes::from)
-        }
+        Err(problem) => problem.into_http::<Vec<u8>>().map(Bytes::from),
     };
     response.headers_mut().insert(POSITION_HEADER, HeaderValue::from(position.0));
     response
 }
 
-/// The verdict; or what is counted of a failed one, and what is answered.
-fn check(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<Verdict, (Option<VerifyOutcome>, Problem)> {
-    let asked = if body.is_empty() { Ok(VerifyBody::default()) } else { read_json(body) };
-    let VerifyBody { surface, team_id } = asked.map_err(|problem| (None, problem))?;
-    let presented = bearer(headers).map_err(|problem| (Some(VerifyOutcome::Malformed), problem))?;
-    let presented = presented.ok_or_else(|| (None, Problem::unauthorized(Challenge::Missing)))?;
-    let now = app.now();
-    let active = app.projections.active();
-    match active.verify(presented.as_bytes(), surface, team_id, now) {
-        Ok(verdict) => {
-            active.touch(verdict.handle, now);
-            Ok(verdict)
-        }
-        Err(denied) => {
-            let problem = match denied {
-                Denied::WrongSurface(_) => Problem::insufficient_scope(surface.map_or("", Surface::name)),
-                _ => Problem::unauthorized(Challenge::InvalidToken),
-            };
-            Err((Some(outcome(&denied)), problem))
-        }
-    }
-}
-
-fn outcome(denied: &Denied) -> VerifyOutcome {
-    match denied {
-        Denied::Malformed => VerifyOutcome::Malformed,
-        Denied::Unknown => VerifyOutcome::Unknown,
-        Denied::Revoked => VerifyOutcome::Revoked,
-        Denied::Expired => VerifyOutcome::Expired,
-        Denied::WrongTeam | Denied::WrongSurface(_) => VerifyOutcome::WrongSurface,
-    }
+fn check(app: &App, headers: &HeaderMap, body: &[u8], client: &impl Fn() -> IpAddr) -> Result<Verdict, Problem> {
+    let VerifyBody { surface, team_id } = if body.is_empty() { VerifyBody::default() } else { read_json(body)? };
+    let presented = bearer(headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
+    app.verify_key(presented.as_bytes(), surface, team_id, client).map_err(|denied| {
+        let refused = match denied {
+            Denied::WrongSurface(_) => Problem::insufficient_scope(surface.map_or("", Surface::name)),
+            _ => Problem::unauthorized(Challenge::InvalidToken),
+        };
+        app.rates.verify_failure(client()).err().unwrap_or(refused)
+    })
 }
 
 fn accepted(app: &App, verdict: &Verdict, position: Position) -> Accepted {
@@ -233,12 +203,15 @@ struct BatchAnswer {
 /// Checks many keys at once. For services: the answer tells expired from revoked from unknown.
 #[utoipa::path(post, path = "/verify/batch", tag = "verify", request_body = inline(BatchBody),
     responses((status = 200, body = BatchAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
-async fn batch(State(app): State<Shared>, _: Service, ApiJson(body): ApiJson<BatchBody>) -> Json<BatchAnswer> {
-    let (now, active) = (app.now(), app.projections.active());
+async fn batch(
+    State(app): State<Shared>,
+    _: Service,
+    origin: Origin,
+    ApiJson(body): ApiJson<BatchBody>,
+) -> Json<BatchAnswer> {
     let position = app.ledger.position().unwrap_or_default().0;
-    let judge = |key: &String| match active.verify(key.as_bytes(), body.surface, None, now) {
+    let judge = |key: &String| match app.verify_key(key.as_bytes(), body.surface, None, || origin.address) {
         Ok(verdict) => {
-            active.touch(verdict.handle, now);
             let accepted = BatchAccepted {
                 credential_id: verdict.credential.uuid(),
                 kind: verdict.kind,
