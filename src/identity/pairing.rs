@@ -19,6 +19,10 @@ pub const DEVICE_CODE_TAG: &str = "dc-kl1";
 pub const PAIRING_TTL: Duration = Duration::from_secs(300);
 /// How often a device should ask, in seconds.
 pub const POLL_INTERVAL_SECONDS: u64 = 5;
+/// What is added to that for an OAuth client each time it asks too soon (RFC 8628 §3.5).
+const SLOW_DOWN: Duration = Duration::from_secs(5);
+/// How long after its end a pairing is still told from one that never was.
+const REMEMBERED: Duration = PAIRING_TTL;
 /// How many wrong codes one session may try within a pairing's life.
 pub const GUESSES_PER_SESSION_MAX: u32 = 5;
 /// How many wrong codes all sessions together may try within a pairing's life. Of 20⁸ codes, a guesser with all of
@@ -27,11 +31,28 @@ pub const GUESSES_MAX: u32 = 1_000;
 /// How many pairings may be in flight.
 const PAIRINGS_MAX: usize = 10_000;
 
+/// Who asks for a pairing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// What the device calls itself.
+    pub device_name: String,
+    /// Where it asks from.
+    pub address: String,
+    /// The OAuth client that may fetch the secrets, and no other; none: whoever has the device code, by
+    /// `/desktop/pair/poll`.
+    pub client_id: Option<String>,
+}
+
 /// What a device is told when it asks.
 #[derive(Debug)]
 pub enum Polled {
     /// Nobody has decided yet.
     Pending,
+    /// The same, and this OAuth client asks more often than it was told to. From now on it waits this long between polls.
+    TooSoon {
+        /// The new interval.
+        interval: Duration,
+    },
     /// Somebody refused.
     Denied,
     /// The two secrets, this once.
@@ -54,20 +75,40 @@ pub struct Facing {
     pub started_at: Timestamp,
 }
 
+/// Why a device code gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollError {
+    /// Never made, of another client, or used: its secrets were fetched.
+    Unknown,
+    /// Its time ran out before anybody allowed it, or before the device fetched what it was allowed.
+    Expired,
+}
+
 /// Why a user code is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodeError {
-    /// No such code, used, or run out.
+    /// No such code.
     Unknown,
+    /// Somebody has decided on it, or is about to.
+    Decided,
+    /// Its time has run out.
+    Expired,
     /// Too many wrong ones.
     TooManyGuesses,
 }
 
 struct Pairing {
-    user_code: String,
+    client_id: Option<String>,
     facing: Facing,
     expires_at: Timestamp,
+    pace: Pace,
     state: State,
+}
+
+/// How often an OAuth client may ask, and when it last did.
+struct Pace {
+    interval: Duration,
+    polled_at: Option<Timestamp>,
 }
 
 enum State {
@@ -75,6 +116,7 @@ enum State {
     Deciding,
     Denied,
     Approved { device: Secret, companion: Secret },
+    Fetched,
 }
 
 #[derive(Default)]
@@ -92,8 +134,11 @@ pub struct Pairings(Mutex<Inner>);
 
 impl Pairings {
     /// A new pairing's device code and user code; none if there are too many.
-    pub fn start(&self, device_name: String, address: String, now: Timestamp) -> Option<(String, String)> {
+    pub fn start(&self, asking: Asking, now: Timestamp) -> Option<(String, String)> {
         let mut inner = self.lock(now);
+        if inner.by_device.len() >= PAIRINGS_MAX {
+            inner.forget(|pairing| pairing.is_over(now) || matches!(pairing.state, State::Fetched));
+        }
         if inner.by_device.len() >= PAIRINGS_MAX {
             return None;
         }
@@ -105,27 +150,50 @@ impl Pairings {
             }
         };
         let hash = token_hash(&device_code);
-        let facing = Facing { device_name, address, started_at: now };
-        let expires_at = now.plus(PAIRING_TTL);
-        inner.by_user_code.insert(user_code.clone(), hash);
-        let pairing = Pairing { user_code: user_code.clone(), facing, expires_at, state: State::Pending };
+        let Asking { device_name, address, client_id } = asking;
+        let pairing = Pairing {
+            client_id,
+            facing: Facing { device_name, address, started_at: now },
+            expires_at: now.plus(PAIRING_TTL),
+            pace: Pace { interval: Duration::from_secs(POLL_INTERVAL_SECONDS), polled_at: None },
+            state: State::Pending,
+        };
         inner.by_device.insert(hash, pairing);
         let (left, right) = user_code.split_at(random::CODE_LEN / 2);
-        Some((device_code, format!("{left}-{right}")))
+        let shown = format!("{left}-{right}");
+        inner.by_user_code.insert(user_code, hash);
+        Some((device_code, shown))
     }
 
-    /// What the device gets; `None` once it has fetched its secrets, or when there is no such pairing.
-    pub fn poll(&self, device_code: &str, now: Timestamp) -> Option<Polled> {
+    /// What the device gets, this once if it is its secrets. `client_id` is the OAuth client that asks.
+    ///
+    /// # Errors
+    /// [`PollError`].
+    pub fn poll(&self, device_code: &str, client_id: Option<&str>, now: Timestamp) -> Result<Polled, PollError> {
         let mut inner = self.lock(now);
-        let hash = token_hash(device_code);
-        match inner.by_device.get(&hash).filter(|pairing| now < pairing.expires_at)?.state {
-            State::Pending | State::Deciding => Some(Polled::Pending),
-            State::Denied => Some(Polled::Denied),
-            State::Approved { .. } => match inner.remove(&hash)?.state {
-                State::Approved { device, companion } => Some(Polled::Approved { device, companion }),
-                _ => None,
-            },
+        let pairing = inner.by_device.get_mut(&token_hash(device_code)).ok_or(PollError::Unknown)?;
+        if pairing.client_id.as_deref() != client_id || matches!(pairing.state, State::Fetched) {
+            return Err(PollError::Unknown);
         }
+        if pairing.is_over(now) {
+            return Err(PollError::Expired);
+        }
+        match &pairing.state {
+            State::Denied => return Ok(Polled::Denied),
+            State::Approved { .. } => {
+                if let State::Approved { device, companion } = std::mem::replace(&mut pairing.state, State::Fetched) {
+                    return Ok(Polled::Approved { device, companion });
+                }
+            }
+            State::Pending | State::Deciding | State::Fetched => {}
+        }
+        let pace = &mut pairing.pace;
+        let before = pace.polled_at.replace(now);
+        if client_id.is_some() && before.is_some_and(|before| now.since(before) < pace.interval) {
+            pace.interval += SLOW_DOWN;
+            return Ok(Polled::TooSoon { interval: pace.interval });
+        }
+        Ok(Polled::Pending)
     }
 
     /// What stands behind a user code.
@@ -170,15 +238,15 @@ impl Inner {
             .take(random::CODE_LEN + 1)
             .map(|c| c.to_ascii_uppercase())
             .collect();
-        let pending = |hash: &&[u8; 32]| {
-            let pairing = self.by_device.get(*hash).filter(|pairing| now < pairing.expires_at);
-            pairing.is_some_and(|pairing| matches!(pairing.state, State::Pending))
+        let found = match self.by_user_code.get(&code).and_then(|hash| Some((*hash, self.by_device.get(hash)?))) {
+            None => Err(CodeError::Unknown),
+            Some((_, pairing)) if !matches!(pairing.state, State::Pending) => Err(CodeError::Decided),
+            Some((_, pairing)) if pairing.is_over(now) => Err(CodeError::Expired),
+            Some((hash, _)) => Ok(hash),
         };
-        let found = self.by_user_code.get(&code).filter(pending).copied();
-        found.ok_or_else(|| {
+        found.inspect_err(|_| {
             *self.guesses.entry(session).or_default() += 1;
             self.guesses_all += 1;
-            CodeError::Unknown
         })
     }
 
@@ -187,16 +255,26 @@ impl Inner {
             self.guesses.clear();
             self.guesses_all = 0;
             self.guesses_since = now;
-            self.by_device.retain(|_, pairing| now < pairing.expires_at);
-            let by_device = &self.by_device;
-            self.by_user_code.retain(|_, hash| by_device.contains_key(hash));
+            for pairing in self.by_device.values_mut().filter(|pairing| pairing.is_over(now)) {
+                // What nobody can fetch any more is not kept.
+                if matches!(pairing.state, State::Approved { .. }) {
+                    pairing.state = State::Fetched;
+                }
+            }
+            self.forget(|pairing| pairing.expires_at.plus(REMEMBERED) <= now);
         }
     }
 
-    fn remove(&mut self, hash: &[u8; 32]) -> Option<Pairing> {
-        let pairing = self.by_device.remove(hash)?;
-        self.by_user_code.remove(&pairing.user_code);
-        Some(pairing)
+    fn forget(&mut self, gone: impl Fn(&Pairing) -> bool) {
+        self.by_device.retain(|_, pairing| !gone(pairing));
+        let by_device = &self.by_device;
+        self.by_user_code.retain(|_, hash| by_device.contains_key(hash));
+    }
+}
+
+impl Pairing {
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.expires_at <= now
     }
 }
 
@@ -232,62 +310,4 @@ impl Drop for Undecided<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use keyledger_events::secret::Kind;
-
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
-
-    fn session(n: u8) -> Uuid {
-        Uuid::from_bytes([n; 16])
-    }
-
-    fn start(pairings: &Pairings) -> (String, String) {
-        pairings.start("laptop".into(), "192.0.2.1".into(), NOW).unwrap()
-    }
-
-    #[test]
-    fn secrets_are_handed_over_once() {
-        let pairings = Pairings::default();
-        let (device_code, user_code) = start(&pairings);
-        assert!(matches!(pairings.poll(&device_code, NOW), Some(Polled::Pending)));
-        let typed = format!(" {} ", user_code.to_lowercase().replace('-', " "));
-        let undecided = pairings.claim(&typed, session(1), NOW).unwrap();
-        assert_eq!(pairings.claim(&user_code, session(2), NOW).err(), Some(CodeError::Unknown), "decided once");
-        undecided.approve(random::secret(Kind::Device), random::secret(Kind::Agent));
-        assert!(matches!(pairings.poll(&device_code, NOW), Some(Polled::Approved { .. })));
-        assert!(pairings.poll(&device_code, NOW).is_none());
-        assert!(pairings.look_up(&user_code, session(1), NOW).is_err());
-    }
-
-    #[test]
-    fn a_decision_that_fails_leaves_the_pairing_pending() {
-        let pairings = Pairings::default();
-        let (_, user_code) = start(&pairings);
-        drop(pairings.claim(&user_code, session(1), NOW).unwrap());
-        assert!(pairings.claim(&user_code, session(1), NOW).is_ok());
-    }
-
-    #[test]
-    fn a_pairing_ends_at_its_instant() {
-        let pairings = Pairings::default();
-        let (device_code, user_code) = start(&pairings);
-        let end = NOW.plus(PAIRING_TTL);
-        let before = Timestamp::from_micros(end.micros() - 1);
-        assert!(pairings.look_up(&user_code, session(1), before).is_ok());
-        assert!(pairings.look_up(&user_code, session(1), end).is_err());
-        assert!(pairings.poll(&device_code, end).is_none());
-    }
-
-    #[test]
-    fn guesses_run_out() {
-        let pairings = Pairings::default();
-        let (_, user_code) = start(&pairings);
-        for _ in 0..GUESSES_PER_SESSION_MAX {
-            assert_eq!(pairings.look_up("BBBB-BBBB", session(1), NOW), Err(CodeError::Unknown));
-        }
-        assert_eq!(pairings.look_up(&user_code, session(1), NOW), Err(CodeError::TooManyGuesses));
-        assert!(pairings.look_up(&user_code, session(2), NOW).is_ok(), "others are not locked out");
-    }
-}
+mod tests;
