@@ -112,7 +112,7 @@ fn sow(route: &Route, api: &Api, secret: &str) -> Vec<Reply> {
     let path = route.at(UNKNOWN);
     let mut replies = Vec::new();
     let mut send = |path: &str, headers: &[(&str, &str)], body: &[u8]| {
-        let reply = api.send(&route.method, path, headers, body);
+        let reply = api.send(&route.method, path, &route.with_type(headers), body);
         assert!(reply.status < 500, "{reply:?}");
         replies.push(reply);
     };
@@ -152,10 +152,10 @@ fn sow(route: &Route, api: &Api, secret: &str) -> Vec<Reply> {
             _ => json!(secret),
         };
         // Following a link is what a link is for; here it is only sown where it does not belong.
-        send(&path, &[], body.to_string().as_bytes());
+        send(&path, &[], &route.encoded(&body));
         let mut body = route.example.clone();
         body[secret] = json!(secret);
-        send(&path, &[], body.to_string().as_bytes());
+        send(&path, &[], &route.encoded(&body));
         send(&path, &[], secret.as_bytes());
     }
     replies

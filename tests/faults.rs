@@ -209,6 +209,26 @@ fn a_write_that_takes_too_long_is_of_unknown_outcome_until_its_repeat_tells_it()
 }
 
 #[test]
+fn a_key_whose_end_can_not_be_written_in_time_is_to_be_revoked_again() {
+    let ledger = Ledger::started();
+    let owner = ledger.owner();
+    let leaked = owner.issue("integration", "leaked", None).1;
+    let revoke = || {
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        ledger.api().send("POST", "/oauth/revoke", &form, format!("token={leaked}").as_bytes())
+    };
+    let delay = format!("delay_enter={}:when=1", 11_000_000);
+    let Some(strace) = Strace::on(&ledger, "fdatasync", &delay, &segment(&ledger.dir())) else { return };
+    // RFC 7009 §2.2.1: 503 with a time to try again, and nobody may take the key for dead.
+    let late = revoke().expect(503);
+    assert_eq!(late.code(), "temporarily_unavailable");
+    assert!(late.header("retry-after").is_some(), "{late:?}");
+    drop(strace);
+    eventually("the key can be ended", || revoke().status == 200);
+    owner.refused(&leaked);
+}
+
+#[test]
 fn on_a_full_disk_keys_are_verified_and_ended_and_none_is_issued() {
     let mut ledger = Ledger::new();
     let dir = ledger.dir();
@@ -229,6 +249,7 @@ fn on_a_full_disk_keys_are_verified_and_ended_and_none_is_issued() {
     let owner = ledger.owner();
     let seen = PathBuf::from(format!("/proc/{}/root{}", ledger.pid(), dir.display()));
     let (_, kept) = owner.issue("integration", "kept", None);
+    let (_, leaked) = owner.issue("integration", "leaked", None);
     let ending: Vec<_> = (0..40).map(|n| owner.issue("agent", &format!("ending {n}"), None)).collect();
     let device = owner.pair("laptop");
 
@@ -264,6 +285,9 @@ fn on_a_full_disk_keys_are_verified_and_ended_and_none_is_issued() {
     }
     owner.bearing(&device[1]).post("/api/v1/auth/device/revoke", &json!({})).expect(204);
     owner.refused(&device[3]);
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    ledger.api().send("POST", "/oauth/revoke", &form, format!("token={leaked}").as_bytes()).expect(200);
+    owner.refused(&leaked);
     owner.get("/readyz").expect(200);
 
     fs::remove_file(&filler).unwrap();

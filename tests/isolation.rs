@@ -80,13 +80,16 @@ fn ask(route: &Route, api: &Api, id: &str) -> Reply {
 }
 
 fn ask_with(route: &Route, api: &Api, id: &str, body: &[u8]) -> Reply {
-    sound(api.send(&route.method, &route.at(id), &[], body))
+    sound(api.send(&route.method, &route.at(id), &route.with_type(&[]), body))
 }
 
 /// No answer is ever a failure of the service, and every refusal is a problem.
 fn sound(reply: Reply) -> Reply {
     assert!(reply.status < 500, "{reply:?}");
-    if reply.status >= 400 {
+    if reply.what.contains(" /oauth/") && reply.status >= 400 {
+        assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
+        assert!(reply.json()["error"].is_string() && reply.json()["error_description"].is_string(), "{reply:?}");
+    } else if reply.status >= 400 {
         assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{reply:?}");
         let problem = reply.json();
         assert!(problem["code"].is_string() && problem["status"] == reply.status, "{reply:?}");
@@ -179,7 +182,8 @@ fn everybody_may_do_what_the_table_says_and_nothing_else() {
             for team in [None, Some(cast.own.team.clone()), Some(UNKNOWN.to_owned())] {
                 let nobody = Api { team, ..nobody.clone() };
                 let refused = ask(route, &nobody, &cast.own.credentials[0]).expect(401);
-                assert_eq!(refused.code(), "unauthenticated", "{refused:?}");
+                let code = if route.is_form { "invalid_client" } else { "unauthenticated" };
+                assert_eq!(refused.code(), code, "{refused:?}");
                 assert_eq!(refused.header("www-authenticate"), Some("Bearer realm=\"keyledger\""), "{refused:?}");
             }
             let mut garbage = nobody.bearing("garbage");
@@ -273,7 +277,9 @@ fn refused(reply: Reply, why: &str) {
 
 fn bodies(route: &Route, api: &Api, id: &str) {
     let Some(example) = route.example.as_object() else { return };
-    let send = |body: &[u8], why: &str| refused(api.send(&route.method, &route.at(id), &[], body), why);
+    let send = |body: &[u8], why: &str| {
+        refused(api.send(&route.method, &route.at(id), &route.with_type(&[]), body), why);
+    };
     let deep = |open: &str| open.repeat(5_000).into_bytes();
     for (body, why) in [
         (b"{".to_vec(), "cut off"),
@@ -292,12 +298,25 @@ fn bodies(route: &Route, api: &Api, id: &str) {
         send(b"", "empty");
         send(b"null", "null");
         let text = [("Content-Type", "text/plain")];
-        sound(api.send(&route.method, &route.at(id), &text, &route.body())).expect(415);
+        let status = if route.is_form { 400 } else { 415 };
+        sound(api.send(&route.method, &route.at(id), &text, &route.body())).expect(status);
     }
     if route.refuses_unknown {
         let mut body = route.example.clone();
         body["surprise"] = json!(1);
         send(body.to_string().as_bytes(), "unknown property");
+    }
+    if route.is_form {
+        for name in example.keys() {
+            let twice = [route.body(), format!("&{name}=x&{name}=x").into_bytes()].concat();
+            send(&twice, &format!("{name} twice"));
+        }
+        for name in &route.required {
+            let mut body = route.example.clone();
+            body.as_object_mut().unwrap().remove(name);
+            send(&route.encoded(&body), &format!("{name} missing"));
+        }
+        return;
     }
     for (name, value) in example {
         let with = |wrong: Value| {
@@ -327,7 +346,8 @@ fn bodies(route: &Route, api: &Api, id: &str) {
 }
 
 fn places(route: &Route, api: &Api, id: &str) {
-    let send = |path: &str| refused(api.send(&route.method, path, &[], &route.body()), "path or query");
+    let send =
+        |path: &str| refused(api.send(&route.method, path, &route.with_type(&[]), &route.body()), "path or query");
     if route.has_id() {
         for wrong in ["x", "0", "%00", "%ff%fe", "..%2f..%2fetc", "sk-kl1abcdef", &"a".repeat(3_000), &format!("{id}0")]
         {
@@ -380,7 +400,8 @@ fn headers(route: &Route, api: &Api, id: &str) {
     }
     if route.who != Who::Anyone {
         for wrong in ["Basic x", "Bearer", "Bearer ", "bearer  x y", "x"] {
-            let reply = api.send(&route.method, &route.at(id), &[("Authorization", wrong)], &route.body());
+            let wrong = route.with_type(&[("Authorization", wrong)]);
+            let reply = api.send(&route.method, &route.at(id), &wrong, &route.body());
             sound(reply).expect(401);
         }
     }

@@ -56,9 +56,12 @@ fn every_operation_is_named_once_described_and_refuses_with_problems() {
         for (status, response) in operation["responses"].as_object().unwrap() {
             let Some(content) = response.get("content") else { continue };
             if status.starts_with(['4', '5']) {
-                let problem = content.get("application/problem+json");
-                let schema = problem.map(|media| media["schema"]["$ref"].to_string()).unwrap_or_default();
-                assert!(schema.contains("/Problem"), "{name}: {status} is no problem but {response}");
+                let (kind, refusal) = match name.contains(" /oauth/") {
+                    true => ("application/json", "/OAuthError"),
+                    false => ("application/problem+json", "/Problem"),
+                };
+                let schema = content.get(kind).map(|media| media["schema"]["$ref"].to_string()).unwrap_or_default();
+                assert!(schema.contains(refusal), "{name}: {status} is no {refusal} but {response}");
             }
         }
     }

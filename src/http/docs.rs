@@ -55,6 +55,16 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
         path.trim_start_matches("/api/v1").split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let id = std::iter::once(method).chain(words).collect::<Vec<_>>().join("_");
     operation.insert("operationId".to_owned(), id.into());
+    if path.starts_with("/oauth/") {
+        // There refusals are RFC 6749's, in plain JSON.
+        let schema = json!({ "$ref": "#/components/schemas/OAuthError" });
+        let refused =
+            json!({ "description": "Any other refusal", "content": { "application/json": { "schema": schema } } });
+        if let Some(responses) = operation["responses"].as_object_mut() {
+            responses.entry("default").or_insert(refused);
+        }
+        return;
+    }
     // What comes before any handler: a body too long or of another type, too many requests, a defect.
     let refused = json!({
         "description": "Any other refusal",

@@ -156,7 +156,8 @@ fn own_words(message: &str) -> String {
     }
 }
 
-fn unreadable_body(rejection: &BytesRejection) -> Problem {
+/// What was wrong with a body that could not be read.
+pub fn unreadable_body(rejection: &BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

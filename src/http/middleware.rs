@@ -14,13 +14,14 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
 use super::{
     limits::RateLimits,
     metrics::Metrics,
+    oauth::refusal_at,
     problem::{MEDIA_TYPE, Problem, ProblemCode},
     server::{BODY_BYTES_DEFAULT, Peer},
 };
@@ -115,8 +116,8 @@ impl Guard {
 pub fn guarded(router: Router, guard: Arc<Guard>) -> Router {
     let panics = Arc::clone(&guard.metrics);
     router
-        .fallback(|| async { Problem::not_found() })
-        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .fallback(|uri: Uri| async move { refusal_at(&uri, Problem::not_found()) })
+        .method_not_allowed_fallback(|uri: Uri| async move { refusal_at(&uri, Problem::method_not_allowed()) })
         .layer(DefaultBodyLimit::max(BODY_BYTES_DEFAULT))
         .layer(CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
             // What it says has been written by the panic hook, scrubbed; the payload is not for the client.
@@ -152,7 +153,7 @@ async fn pass(State(guard): State<Arc<Guard>>, mut request: Request, next: Next)
         guard.rates.address(client).err()
     };
     let mut response = match refusal {
-        Some(problem) => problem.into_response(),
+        Some(problem) => refusal_at(request.uri(), problem),
         None => {
             request.extensions_mut().insert(RequestId(id));
             request.extensions_mut().insert(ClientAddress(client));

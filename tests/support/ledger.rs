@@ -421,10 +421,10 @@ impl Reply {
         self.json()[name].as_str().unwrap_or_else(|| panic!("no {name}: {self:?}")).to_owned()
     }
 
-    /// The problem's code.
+    /// The problem's code, or OAuth's.
     pub fn code(&self) -> String {
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
-        body["code"].as_str().unwrap_or_default().to_owned()
+        body["code"].as_str().or(body["error"].as_str()).unwrap_or_default().to_owned()
     }
 }
 

@@ -102,6 +102,22 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ("GET /healthz", Anyone, none()),
         ("GET /metrics", Anyone, none()),
         ("GET /readyz", Anyone, none()),
+        ("GET /.well-known/oauth-authorization-server", Anyone, none()),
+        ("POST /oauth/device_authorization", Anyone, json!({ "client_id": "cli", "device_name": "laptop" })),
+        (
+            "POST /oauth/introspect",
+            Keys(&["sv"]),
+            // Authenticating in the form and in the header is refused.
+            json!({ "token": "x", "token_type_hint": "x", "surface": "runtime", "team_id": id, "client_id": "cli", "client_secret": null }),
+        ),
+        ("POST /oauth/revoke", Anyone, json!({ "token": "x", "token_type_hint": "x" })),
+        (
+            "POST /oauth/token",
+            Anyone,
+            json!({
+                "grant_type": "urn:ietf:params:oauth:grant-type:device_code", "client_id": "cli", "device_code": "dc-none",
+            }),
+        ),
         ("GET /tile/{path}", Anyone, none()),
     ]
 }
@@ -116,6 +132,8 @@ pub struct Route {
     pub example: Value,
     pub required: Vec<String>,
     pub body_is_required: bool,
+    /// Its body is a form, and its refusals are OAuth's.
+    pub is_form: bool,
     pub refuses_unknown: bool,
     /// Name, type and format of each parameter in the query.
     pub query: Vec<(String, String, String)>,
@@ -142,7 +160,27 @@ impl Route {
 
     /// The example's bytes.
     pub fn body(&self) -> Vec<u8> {
-        if self.example.is_null() { Vec::new() } else { self.example.to_string().into_bytes() }
+        if self.example.is_null() { Vec::new() } else { self.encoded(&self.example) }
+    }
+
+    /// An object as this route takes it; in a form, null is no parameter.
+    pub fn encoded(&self, body: &Value) -> Vec<u8> {
+        if !self.is_form {
+            return body.to_string().into_bytes();
+        }
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let fields = body.as_object().unwrap().iter().filter(|(_, value)| !value.is_null());
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(fields.map(|(name, value)| (name, text(value)))).finish().into_bytes()
+    }
+
+    /// The headers, with the content type where that is not JSON.
+    pub fn with_type<'a>(&self, headers: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut headers = headers.to_vec();
+        if self.is_form && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            headers.push(("Content-Type", "application/x-www-form-urlencoded"));
+        }
+        headers
     }
 }
 
@@ -170,7 +208,10 @@ fn route(document: &Value, path: &str, operation: &Value, method: String, who: W
     let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let within = |place: &'static str| parameters.iter().filter(move |parameter| parameter["in"] == place).cloned();
-    let schema = resolved(document, &operation["requestBody"]["content"]["application/json"]["schema"]);
+    let content = &operation["requestBody"]["content"];
+    let form = &content["application/x-www-form-urlencoded"]["schema"];
+    let is_form = form.is_object();
+    let schema = resolved(document, if is_form { form } else { &content["application/json"]["schema"] });
     let properties = schema["properties"].as_object().cloned().unwrap_or_default();
     let mut documented: Vec<_> = properties.keys().cloned().collect();
     let mut shown: Vec<_> = example.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default();
@@ -184,6 +225,7 @@ fn route(document: &Value, path: &str, operation: &Value, method: String, who: W
         example,
         required: schema["required"].as_array().into_iter().flatten().map(text).collect(),
         body_is_required: operation["requestBody"]["required"] == true,
+        is_form,
         refuses_unknown: schema["additionalProperties"] == false,
         query: within("query")
             .map(|query| (text(&query["name"]), text(&query["schema"]["type"]), text(&query["schema"]["format"])))

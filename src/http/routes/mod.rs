@@ -7,6 +7,7 @@ pub mod departures;
 pub mod export;
 pub mod history;
 pub mod members;
+pub mod oauth;
 pub mod pages;
 pub mod pairing;
 pub mod proofs;
@@ -31,6 +32,7 @@ use super::{
     Problem,
     health::{self, Readiness},
     metrics::Metrics,
+    oauth::refusal_at,
     openapi,
     write::POSITION_HEADER,
 };
@@ -70,17 +72,20 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(tree::tiles())
+        .merge(oauth::router())
         .merge(health::router(readiness, metrics))
 }
 
 /// Waits for the position a request asks for, and says in every answer how far the reader has got.
-async fn positions(State(app): State<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
-    wait_for_position(&app, request.headers()).await?;
+async fn positions(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    if let Err(problem) = wait_for_position(&app, request.headers()).await {
+        return refusal_at(request.uri(), problem);
+    }
     let mut response = next.run(request).await;
     if let Some(position) = app.ledger.position() {
         response.headers_mut().entry(POSITION_HEADER).or_insert(HeaderValue::from(position.0));
     }
-    Ok(response)
+    response
 }
 
 /// Waits until the reader has got to the position that `Ledger-Min-Position` asks for, if it is there.
