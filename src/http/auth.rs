@@ -100,7 +100,8 @@ impl FromRequestParts<Shared> for Person {
                 return Err(not_a_person(app, bearer));
             }
         } else {
-            let cookie = cookie(&parts.headers).ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
+            let cookie =
+                cookie(&parts.headers, SESSION_COOKIE).ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
             let session = app.sessions.by_cookie(cookie, now);
             let session = session.ok_or_else(|| Problem::unauthorized(Challenge::InvalidToken))?;
             (session.person, AuthMethod::Session, session.id)
@@ -130,6 +131,15 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// A person in a team of theirs.
+    ///
+    /// # Errors
+    /// 404 if it is none of theirs.
+    pub fn new(app: &App, person: Person, team: TeamId) -> Result<Self, Problem> {
+        let role = app.projections.people().role(person.id, team).ok_or_else(Problem::not_found)?;
+        Ok(Self { person, team, role })
+    }
+
     /// Lets owner and admins pass.
     ///
     /// # Errors
@@ -162,8 +172,7 @@ impl FromRequestParts<Shared> for Caller {
             .ok_or_else(|| Problem::bad_request("team_required", "X-Team-ID must name the team."))?
             .parse()
             .map_err(|_| Problem::bad_request("invalid_team_id", "X-Team-ID is not a UUID."))?;
-        let role = app.projections.people().role(person.id, team).ok_or_else(Problem::not_found)?;
-        Ok(Self { person, team, role })
+        Self::new(app, person, team)
     }
 }
 
@@ -258,12 +267,13 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     }
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// A cookie's value.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     cookies
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(name, value)| (name == SESSION_COOKIE).then_some(value))
+        .find_map(|(given, value)| (given == name).then_some(value))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -87,7 +87,9 @@ async fn follow_link(
     let present = signed_in_as(&app, &headers);
     let (session, cookie) = redeem(&app, &origin, present, body).await?;
     let mut response = signed_in(&app, &session)?.into_response();
-    response.headers_mut().insert(header::SET_COOKIE, session_cookie(&app, &cookie, SESSION_TTL.as_secs()));
+    response
+        .headers_mut()
+        .insert(header::SET_COOKIE, site_cookie(&app, SESSION_COOKIE, &cookie, SESSION_TTL.as_secs()));
     Ok(response)
 }
 
@@ -148,7 +150,7 @@ async fn renew(State(app): State<Shared>, person: Person) -> Result<Response, Pr
 async fn sign_out(State(app): State<Shared>, person: Person) -> Response {
     app.sessions.end(person.session);
     let mut response = StatusCode::NO_CONTENT.into_response();
-    response.headers_mut().insert(header::SET_COOKIE, session_cookie(&app, "", 0));
+    response.headers_mut().insert(header::SET_COOKIE, site_cookie(&app, SESSION_COOKIE, "", 0));
     response
 }
 
@@ -222,9 +224,9 @@ pub fn seats(app: &App, person: PersonId) -> Vec<TeamSeat> {
     teams.map(|(id, role)| TeamSeat { id, name: name(id), role }).collect()
 }
 
-/// The browser's cookie: for this host only, unreadable for scripts, sent along by this site's own pages only.
-pub fn session_cookie(app: &App, value: &str, max_age_seconds: u64) -> HeaderValue {
+/// A cookie for the browser: for this host only, unreadable for scripts, sent along by this site's own pages only.
+pub fn site_cookie(app: &App, name: &str, value: &str, max_age_seconds: u64) -> HeaderValue {
     let secure = if app.config.public_url().starts_with("https:") { "; Secure" } else { "" };
-    let cookie = format!("{SESSION_COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_seconds}{secure}");
+    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_seconds}{secure}");
     HeaderValue::try_from(cookie).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

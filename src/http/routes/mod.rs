@@ -9,6 +9,7 @@ pub mod history;
 pub mod members;
 pub mod oauth;
 pub mod pages;
+mod pair;
 pub mod pairing;
 pub mod proofs;
 pub mod teams;
@@ -45,8 +46,11 @@ const MIN_POSITION_HEADER: HeaderName = HeaderName::from_static("ledger-min-posi
 /// All routes and their document.
 pub fn router(app: Shared) -> (Router, Document) {
     let (router, document) = documented(app.readiness.clone(), app.metrics.clone()).split_for_parts();
-    let router =
-        router.merge(pages::router()).layer(middleware::from_fn_with_state(app.clone(), positions)).with_state(app);
+    let router = router
+        .merge(pages::router())
+        .merge(pair::router())
+        .layer(middleware::from_fn_with_state(app.clone(), positions))
+        .with_state(app);
     (router, document)
 }
 

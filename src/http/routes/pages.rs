@@ -6,7 +6,7 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use maud::{DOCTYPE, Markup, html};
 use serde::Deserialize;
 
@@ -14,8 +14,11 @@ use crate::{
     app::Shared,
     http::{
         ApiQuery, Name, Problem,
-        auth::{Origin, Person},
-        routes::auth::{LinkBody, redeem, seats, session_cookie},
+        auth::{Origin, Person, SESSION_COOKIE},
+        routes::{
+            auth::{LinkBody, redeem, seats, site_cookie},
+            pair,
+        },
     },
     identity::{link::Purpose, session::SESSION_TTL},
 };
@@ -65,6 +68,7 @@ async fn sign_in(
     State(app): State<Shared>,
     origin: Origin,
     present: Result<Person, Problem>,
+    headers: HeaderMap,
     Form(form): Form<SignInForm>,
 ) -> Response {
     let name = match form.name.as_deref().filter(|name| !name.trim().is_empty()).map(Name::new).transpose() {
@@ -80,8 +84,11 @@ async fn sign_in(
     let body = LinkBody { token: form.token, name };
     match redeem(&app, &origin, present.ok().map(|person| person.id), body).await {
         Ok((_, cookie)) => {
-            let mut response = Redirect::to("/").into_response();
-            response.headers_mut().insert(header::SET_COOKIE, session_cookie(&app, &cookie, SESSION_TTL.as_secs()));
+            let next = pair::where_to_return(&headers).unwrap_or_else(|| "/".to_owned());
+            let mut response = Redirect::to(&next).into_response();
+            let headers = response.headers_mut();
+            headers.append(header::SET_COOKIE, site_cookie(&app, SESSION_COOKIE, &cookie, SESSION_TTL.as_secs()));
+            headers.append(header::SET_COOKIE, pair::forget_return(&app));
             response
         }
         Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => bad_link(),
@@ -104,6 +111,7 @@ async fn home(State(app): State<Shared>, person: Result<Person, Problem>) -> Res
                 tbody { @for team in &teams { tr { td { (team.name) } td { (team.role.name()) } td { code { (team.id) } } } } }
             }
         }
+        p { a href="/pair" { "Let a device in" } " by the code it shows." }
         p { "The pages for keys are still to come; until then: " a href="/docs" { "the API" } " and the command line." }
     };
     page(StatusCode::OK, "keyledger", &body)
@@ -114,7 +122,8 @@ fn bad_link() -> Response {
     page(StatusCode::UNAUTHORIZED, "This link does not work", &body)
 }
 
-fn page(status: StatusCode, title: &str, body: &Markup) -> Response {
+/// A page: its title, and what stands under it.
+pub fn page(status: StatusCode, title: &str, body: &Markup) -> Response {
     let html = html! {
         (DOCTYPE)
         html lang="en" {
