@@ -4,6 +4,23 @@
  */
 
 export interface paths {
+    "/.well-known/oauth-authorization-server": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where the OAuth endpoints are and what they take (RFC 8414). */
+        get: operations["get_well_known_oauth_authorization_server"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -699,6 +716,74 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/oauth/device_authorization": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Starts a pairing for an OAuth client (RFC 8628 §3.1). */
+        post: operations["post_oauth_device_authorization"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/introspect": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says whether a key is good (RFC 7662). For services: `sv-` as Bearer, or as the secret of HTTP Basic or of the form. */
+        post: operations["post_oauth_introspect"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends the key that is sent, a device's with its companion's (RFC 7009). What is no live key is answered the same. */
+        post: operations["post_oauth_revoke"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/token": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Asks what became of a pairing (RFC 8628 §3.4). The keys are answered once: a device that loses the answer pairs anew. */
+        post: operations["post_oauth_token"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/readyz": {
         parameters: {
             query?: never;
@@ -936,6 +1021,59 @@ export interface components {
             /** @description Such as `credential_issued`. */
             type: string;
         };
+        /** @description A key that is good. */
+        Good: {
+            /**
+             * Format: uuid
+             * @description The credential's id: each is its own client.
+             */
+            client_id: string;
+            /**
+             * Format: int64
+             * @description When it ends, in seconds since 1970, rounded down; absent: never.
+             */
+            exp?: number | null;
+            /**
+             * Format: int64
+             * @description When it was issued, in seconds since 1970.
+             */
+            iat?: number | null;
+            /** @description The metadata's issuer. */
+            iss: string;
+            /**
+             * Format: uuid
+             * @description The same.
+             */
+            jti: string;
+            kind: string;
+            /** @description The surfaces that take it, separated by spaces; absent if none does. */
+            scope?: string;
+            /**
+             * Format: uuid
+             * @description Who answers for it.
+             */
+            sub: string;
+            /** Format: uuid */
+            team_id: string;
+            /** @description `Bearer`. */
+            token_type: string;
+        };
+        /** @description A device's key, and its companion's (RFC 6749 §5.1). */
+        Granted: {
+            /** @description The device's key, `dk-…`. */
+            access_token: string;
+            /** @description The companion's key, `ak-…`, for the device's agents. */
+            agent_key: string;
+            /**
+             * Format: int64
+             * @description Seconds until both end; absent: they never do.
+             */
+            expires_in?: number | null;
+            /** @description The surfaces that take the device's key. */
+            scope: string;
+            /** @description `Bearer`. */
+            token_type: string;
+        };
         HandOver: {
             /**
              * Format: uuid
@@ -953,6 +1091,10 @@ export interface components {
             events: components["schemas"]["EventBody"][];
             /** Format: int64 */
             position: number;
+        };
+        /** @description RFC 7662 §2.2. What is not good, for whatever reason, is `{"active":false}` and nothing else. */
+        Introspected: (components["schemas"]["Good"] | null) & {
+            active: boolean;
         };
         /** @description A link that lets one person in. */
         Invitation: {
@@ -1021,6 +1163,25 @@ export interface components {
              */
             revision: number;
         };
+        /** @description RFC 8414 §2, RFC 8628 §4. */
+        Metadata: {
+            device_authorization_endpoint: string;
+            grant_types_supported: string[];
+            introspection_endpoint: string;
+            /** @description `Bearer` is the access token type; RFC 8414 §2 lets them stand beside the client authentication methods. */
+            introspection_endpoint_auth_methods_supported: string[];
+            /** @description The service's `public_url`. */
+            issuer: string;
+            /** @description None: there is no authorization endpoint. */
+            response_types_supported: string[];
+            revocation_endpoint: string;
+            revocation_endpoint_auth_methods_supported: string[];
+            /** @description The surfaces: what an introspected token's `scope` is made of. */
+            scopes_supported: string[];
+            service_documentation: string;
+            token_endpoint: string;
+            token_endpoint_auth_methods_supported: string[];
+        };
         /**
          * @description A name: 1–100 characters without control, bidirectional-formatting or invisible ones. Space around it is dropped.
          *
@@ -1030,6 +1191,16 @@ export interface components {
         Name: string;
         /** @description A reason or a purpose: at most 500 characters, of which none a name may not have; may be empty. */
         Note: string;
+        /** @description The shape of an [`OAuthError`] in the OpenAPI document. */
+        OAuthError: {
+            /**
+             * @description Stable: programs decide by it (RFC 6749 §5.2, RFC 8628 §3.5).
+             * @example invalid_request
+             */
+            error: string;
+            /** @description For people. */
+            error_description: string;
+        };
         /** @description A page of events. */
         Page: {
             events: components["schemas"]["EventBody"][];
@@ -1195,7 +1366,7 @@ export interface components {
             /** Format: uuid */
             user_id: string;
         };
-        /** @description What a device needs to go on. */
+        /** @description What a device needs to go on (RFC 8628 §3.2). */
         Started: {
             /** @description For polling; a secret. */
             device_code: string;
@@ -1274,6 +1445,34 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    get_well_known_oauth_authorization_server: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Metadata"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_audit: {
         parameters: {
             query?: {
@@ -4082,6 +4281,237 @@ export interface operations {
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_oauth_device_authorization: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description Any name of 1–100 printable characters. Clients are public and not registered. */
+                    client_id?: string | null;
+                    /** @description What the device calls itself, for the person who decides; without it: `client_id`. */
+                    device_name?: string | null;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Started"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+        };
+    };
+    post_oauth_introspect: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description Anything, where the service authenticates in the form (`client_secret_post`). */
+                    client_id?: string | null;
+                    /** @description The service's `sv-…`, there. */
+                    client_secret?: string | null;
+                    /** @description Must take the key's kind: `runtime`, `mcp`, `agent` or `management`. Without it any will do. */
+                    surface?: string | null;
+                    /** @description The team the key must belong to. Without it any will do. */
+                    team_id?: string | null;
+                    /** @description What somebody has presented to the service that asks. */
+                    token: string;
+                    /** @description Ignored: a key says itself what it is. */
+                    token_type_hint?: string | null;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Introspected"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+        };
+    };
+    post_oauth_revoke: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description The key to end. */
+                    token: string;
+                    /** @description Ignored: a key says itself what it is. */
+                    token_type_hint?: string | null;
+                };
+            };
+        };
+        responses: {
+            /** @description whatever it was, it is no live key any more */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description the key may still live; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+        };
+    };
+    post_oauth_token: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description The one that asked for the device code. */
+                    client_id?: string | null;
+                    /** @description As it was given. */
+                    device_code?: string | null;
+                    /** @description `urn:ietf:params:oauth:grant-type:device_code`. */
+                    grant_type: string;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Granted"];
+                };
+            };
+            /** @description `authorization_pending`, `slow_down`, `access_denied`, `expired_token`, `invalid_grant`, or a wrong request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
                 };
             };
         };
