@@ -216,6 +216,18 @@ impl Projections {
         (position, self.active.freeze(), self.active.nameless_digest(teams))
     }
 
+    /// Looks at the last position and the nameless digest of these teams (none: of all) behind a whole commit. Nothing is
+    /// applied until `look` returns.
+    pub fn nameless_at_rest<T>(
+        &self,
+        teams: Option<&BTreeSet<TeamId>>,
+        look: impl FnOnce(Option<Position>, Digest) -> T,
+    ) -> T {
+        self.active.nameless_digest(teams);
+        let _whole = self.whole_commits.lock();
+        look(self.applied().1.0.checked_sub(1).map(Position), self.active.nameless_digest(teams))
+    }
+
     /// The people. Don't ask for anything else while holding this: the projector may be waiting in between.
     pub fn people(&self) -> RwLockReadGuard<'_, People> {
         self.people.read()

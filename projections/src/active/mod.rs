@@ -30,7 +30,7 @@ use keyledger_events::{
     CredentialId, Event, PersonId, TeamId, Timestamp,
     commit::PlacedRecord,
     seal::Label,
-    secret::{Presented, SecretHash},
+    secret::{Kind, Presented, SecretHash},
 };
 use parking_lot::RwLock;
 
@@ -272,6 +272,12 @@ impl Active {
                 }
             }
         }
+    }
+
+    /// A credential's kind, if it knows it.
+    pub fn kind_of(&self, credential: CredentialId) -> Option<Kind> {
+        let writer = self.writer.read();
+        self.entry_of(&writer, credential).map(|(_, entry)| entry.life().kind())
     }
 
     /// How many credentials it knows, alive or not.
