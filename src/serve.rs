@@ -105,6 +105,7 @@ impl ServeError {
 /// # Errors
 /// [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
+    http::server::raise_open_files();
     let runtime =
         tokio::runtime::Runtime::new().map_err(|error| ServeError::Io { what: "runtime".to_owned(), error })?;
     runtime.block_on(serve(config))
@@ -242,8 +243,8 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         .map_err(|error| ServeError::Io { what: "side".to_owned(), error: std::io::Error::other(error) })?;
     let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
     let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;
-    let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
     let metrics = Arc::new(Metrics::new());
+    let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
     let ledger =
         Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
     let keyring = Arc::new(keyring);
@@ -316,11 +317,13 @@ fn report_tiles(found: TilesFound) {
 /// has no way into this one.)
 fn end_sessions_of_the_departed(sessions: &Arc<Sessions>, projections: &Arc<Projections>) -> Observer {
     let (sessions, projections) = (sessions.clone(), projections.clone());
-    Box::new(move |placed| {
-        if let Event::MemberDeparted(departed) = &placed.record.event
-            && projections.people().teams_of(departed.member).is_empty()
-        {
-            sessions.end_all(departed.member);
+    Box::new(move |records| {
+        for placed in records {
+            if let Event::MemberDeparted(departed) = &placed.record.event
+                && projections.people().teams_of(departed.member).is_empty()
+            {
+                sessions.end_all(departed.member);
+            }
         }
     })
 }
