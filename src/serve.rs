@@ -28,6 +28,7 @@ use crate::{
     app::{App, Shared},
     clock::Clock,
     config::Config,
+    feed::Feed,
     http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::{Ledger, Observer},
@@ -123,6 +124,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let mut tasks = vec![
         tokio::spawn(sweeper::sweep(app.clone())),
         tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
+        tokio::spawn(app.feed.clone().wake()),
     ];
     if let Some(every) = app.config.seal_every() {
         tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
@@ -137,6 +139,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
             () = asked_to_end => {}
             why = failed => failure = Some(why),
         }
+        // Followers never end by themselves, and come back.
+        app.feed.close();
     };
     let drained = server.run(listener, stop).await;
     tracing::info!(cut = drained.cut, "no more requests");
@@ -244,7 +248,9 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
     let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
     let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;
     let metrics = Arc::new(Metrics::new());
-    let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
+    let connections_max = config.limits().within_open_files().connections_max;
+    let feed = Feed::new(store.clone(), projections.clone(), clock.clone(), metrics.clone(), connections_max);
+    let observers = vec![end_sessions_of_the_departed(&sessions, &projections), feed.observer()];
     let ledger =
         Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
     let keyring = Arc::new(keyring);
@@ -264,6 +270,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         signer: HeadSigner::new(&origin, &seed)?,
         seals: Seals::default(),
         projections,
+        feed,
         keyring,
         clock,
         sessions,
