@@ -209,11 +209,7 @@ impl Projections {
     /// The index as it stands behind a whole commit, for a follower's snapshot: the last position it has, and the nameless
     /// digest of these teams (none: of all). The projector waits only for a short copy.
     pub fn freeze_nameless(&self, teams: Option<&BTreeSet<TeamId>>) -> (Option<Position>, active::Frozen<'_>, Digest) {
-        // The first time takes long, and no lock is held meanwhile.
-        self.active.nameless_digest(teams);
-        let _whole = self.whole_commits.lock();
-        let position = self.applied().1.0.checked_sub(1).map(Position);
-        (position, self.active.freeze(), self.active.nameless_digest(teams))
+        self.nameless_at_rest(teams, |position, digest| (position, self.active.freeze(), digest))
     }
 
     /// Looks at the last position and the nameless digest of these teams (none: of all) behind a whole commit. Nothing is
@@ -223,6 +219,7 @@ impl Projections {
         teams: Option<&BTreeSet<TeamId>>,
         look: impl FnOnce(Option<Position>, Digest) -> T,
     ) -> T {
+        // The first time takes long, and no lock is held meanwhile.
         self.active.nameless_digest(teams);
         let _whole = self.whole_commits.lock();
         look(self.applied().1.0.checked_sub(1).map(Position), self.active.nameless_digest(teams))
