@@ -297,6 +297,8 @@ fn fill(data: &Path, events: u64) {
 struct Server {
     child: Child,
     port: u16,
+    /// What it prints needs a reader as long as it lives.
+    _printed: Box<dyn Iterator<Item = String>>,
     owner: String,
     team: String,
 }
@@ -304,7 +306,14 @@ struct Server {
 impl Server {
     fn start(dir: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keyledger"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyledger"));
+        // This benchmark's own settings are none of the service's.
+        env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("KEYLEDGER_")).for_each(
+            |name| {
+                command.env_remove(name);
+            },
+        );
+        let mut child = command
             .args([
                 "serve",
                 "--listen",
@@ -320,13 +329,23 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let curl = lines.map(|line| line.trim().to_owned()).find(|line| line.contains("/api/v1/credentials")).unwrap();
+        let mut printed = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let curl = printed
+            .by_ref()
+            .map(|line| line.trim().to_owned())
+            .find(|line| line.contains("/api/v1/credentials"))
+            .unwrap();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             std::thread::sleep(Duration::from_millis(20));
         }
         let between = |from: &str| curl.split_once(from).unwrap().1.split('\'').next().unwrap().to_owned();
-        Self { child, port, owner: between("Authorization: Bearer "), team: between("X-Team-ID: ") }
+        Self {
+            child,
+            port,
+            _printed: Box::new(printed),
+            owner: between("Authorization: Bearer "),
+            team: between("X-Team-ID: "),
+        }
     }
 
     /// The same, with a service's key.
