@@ -19,6 +19,7 @@ use keyledger_projections::{Projections, TeamView, Until};
 use crate::{
     clock::Clock,
     config::Config,
+    feed::Feed,
     http::{Problem, auth::Person, health::Readiness, limits::RateLimits, metrics::Metrics},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::Ledger,
@@ -47,6 +48,8 @@ pub struct App {
     pub seals: Seals,
     /// What reads are answered from.
     pub projections: Arc<Projections>,
+    /// What followers are told.
+    pub feed: Arc<Feed>,
     /// The persons' sealing keys.
     pub keyring: Arc<Keyring>,
     /// The wall clock.

@@ -118,8 +118,8 @@ pub struct Ledger {
     answer_within: Duration,
 }
 
-/// Told of every event once it is applied, in order, on the projector's thread.
-pub type Observer = Box<dyn Fn(&PlacedRecord) + Send>;
+/// Told of every commit's events once they are applied, in order, on the projector's thread, before the write is answered.
+pub type Observer = Box<dyn Fn(&[PlacedRecord]) + Send>;
 
 impl Ledger {
     /// Starts sequencer and projector. `projections` must stand at the log's head; they are applied to from here only.

@@ -28,6 +28,7 @@ use crate::{
     app::{App, Shared},
     clock::Clock,
     config::Config,
+    feed::Feed,
     http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::{Ledger, Observer},
@@ -105,6 +106,7 @@ impl ServeError {
 /// # Errors
 /// [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
+    http::server::raise_open_files();
     let runtime =
         tokio::runtime::Runtime::new().map_err(|error| ServeError::Io { what: "runtime".to_owned(), error })?;
     runtime.block_on(serve(config))
@@ -122,6 +124,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let mut tasks = vec![
         tokio::spawn(sweeper::sweep(app.clone())),
         tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
+        tokio::spawn(app.feed.clone().wake()),
     ];
     if let Some(every) = app.config.seal_every() {
         tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
@@ -136,6 +139,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
             () = asked_to_end => {}
             why = failed => failure = Some(why),
         }
+        // Followers never end by themselves, and come back.
+        app.feed.close();
     };
     let drained = server.run(listener, stop).await;
     tracing::info!(cut = drained.cut, "no more requests");
@@ -242,8 +247,10 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         .map_err(|error| ServeError::Io { what: "side".to_owned(), error: std::io::Error::other(error) })?;
     let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
     let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;
-    let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
     let metrics = Arc::new(Metrics::new());
+    let connections_max = config.limits().within_open_files().connections_max;
+    let feed = Feed::new(store.clone(), projections.clone(), clock.clone(), metrics.clone(), connections_max);
+    let observers = vec![end_sessions_of_the_departed(&sessions, &projections), feed.observer()];
     let ledger =
         Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
     let keyring = Arc::new(keyring);
@@ -263,6 +270,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         signer: HeadSigner::new(&origin, &seed)?,
         seals: Seals::default(),
         projections,
+        feed,
         keyring,
         clock,
         sessions,
@@ -316,11 +324,13 @@ fn report_tiles(found: TilesFound) {
 /// has no way into this one.)
 fn end_sessions_of_the_departed(sessions: &Arc<Sessions>, projections: &Arc<Projections>) -> Observer {
     let (sessions, projections) = (sessions.clone(), projections.clone());
-    Box::new(move |placed| {
-        if let Event::MemberDeparted(departed) = &placed.record.event
-            && projections.people().teams_of(departed.member).is_empty()
-        {
-            sessions.end_all(departed.member);
+    Box::new(move |records| {
+        for placed in records {
+            if let Event::MemberDeparted(departed) = &placed.record.event
+                && projections.people().teams_of(departed.member).is_empty()
+            {
+                sessions.end_all(departed.member);
+            }
         }
     })
 }

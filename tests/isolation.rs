@@ -384,6 +384,7 @@ fn headers(route: &Route, api: &Api, id: &str) {
         let wrong: &[&str] = match name.as_str() {
             "X-Team-ID" => &["x", "", "0190b5a6", "\u{e9}"],
             "Idempotency-Key" => &["", &long, "\u{e9}"],
+            "Last-Event-ID" => &["x", "", "-1", "+1", "1 2", "99999999999999999999", "\u{e9}"],
             "If-Match" => &["x", "\"x\"", "-1", "W/\"1\""],
             other => panic!("{}: what is a wrong {other}?", route.name()),
         };

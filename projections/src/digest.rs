@@ -3,7 +3,7 @@
 //! The sum, modulo 2^256, of the BLAKE3 hashes of all rows. Order does not matter, a row can be taken out again, and who
 //! only follows a log may forget a row whose bytes can no longer change and still arrive at the same sum.
 
-use std::fmt;
+use std::{fmt, iter::Sum};
 
 /// The digest of a projection's state.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -12,7 +12,16 @@ pub struct Digest([u64; 4]);
 impl Digest {
     /// Counts a row in.
     pub fn add(&mut self, row: &[u8]) {
-        let other = Self::of(row);
+        self.add_all(Self::of(row));
+    }
+
+    /// Counts a row out.
+    pub fn remove(&mut self, row: &[u8]) {
+        self.remove_all(Self::of(row));
+    }
+
+    /// Counts in all that the other counts.
+    pub fn add_all(&mut self, other: Self) {
         let mut carry = false;
         for (word, other) in self.0.iter_mut().zip(other.0) {
             let (sum, over) = word.overflowing_add(other);
@@ -22,9 +31,8 @@ impl Digest {
         }
     }
 
-    /// Counts a row out.
-    pub fn remove(&mut self, row: &[u8]) {
-        let other = Self::of(row);
+    /// Counts out all that the other counts.
+    pub fn remove_all(&mut self, other: Self) {
         let mut borrow = false;
         for (word, other) in self.0.iter_mut().zip(other.0) {
             let (difference, under) = word.overflowing_sub(other);
@@ -32,6 +40,11 @@ impl Digest {
             *word = difference;
             borrow = under | under_borrow;
         }
+    }
+
+    /// What a row adds.
+    pub fn of(row: &[u8]) -> Self {
+        Self::from_bytes(blake3::hash(row).as_bytes())
     }
 
     /// The number, least significant byte first.
@@ -52,8 +65,20 @@ impl Digest {
         Self(words)
     }
 
-    fn of(row: &[u8]) -> Self {
-        Self::from_bytes(blake3::hash(row).as_bytes())
+    /// From its [`fmt::Display`] text.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes).ok()?;
+        Some(Self::from_bytes(&bytes))
+    }
+}
+
+impl Sum for Digest {
+    fn sum<I: Iterator<Item = Self>>(digests: I) -> Self {
+        digests.fold(Self::default(), |mut sum, digest| {
+            sum.add_all(digest);
+            sum
+        })
     }
 }
 
@@ -84,6 +109,8 @@ mod tests {
             rows.iter().rev().for_each(|row| back.add(&row.to_le_bytes()));
             prop_assert_eq!(forth, back);
             prop_assert_eq!(Digest::from_bytes(&forth.to_bytes()), forth);
+            prop_assert_eq!(Digest::from_hex(&forth.to_string()), Some(forth));
+            prop_assert_eq!(rows.iter().map(|row| Digest::of(&row.to_le_bytes())).sum::<Digest>(), forth);
             let mut without = Digest::default();
             rows[1..].iter().for_each(|row| without.add(&row.to_le_bytes()));
             prop_assert_ne!(forth, without);

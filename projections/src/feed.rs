@@ -7,11 +7,15 @@
 //! covers (`position`); between the two nothing that concerns the follower has happened but what it holds. Whoever
 //! takes a message whose `after` is not the position they stand at would apply a gap.
 
+pub mod snapshot;
+
 use keyledger_events::{
     CredentialId, Event, PersonId, Position, TeamId, Timestamp,
     secret::{Kind, SecretHash},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::Digest;
 
 /// One change of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,9 +139,10 @@ pub struct HeadMessage {
     pub after: Option<Position>,
     /// The log's last position; none while the log is empty.
     pub position: Option<Position>,
-    /// What the follower's own index must sum up to at this position: [`crate::Digest`] over all rows it has been
-    /// told of, nameless, in hexadecimal digits.
-    pub digest: String,
+    /// What the follower's own index must sum up to at this position: [`Digest`] over all rows it has been
+    /// told of, nameless, in hexadecimal digits: [`crate::Active::nameless_digest`].
+    #[serde(with = "snapshot::hex_digest")]
+    pub digest: Digest,
     /// The ledger's clock: a follower whose own clock lags behind judges by this one.
     pub at: Timestamp,
 }
@@ -201,5 +206,17 @@ mod tests {
         assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<Changes>(&text).unwrap(), changes);
         assert!(serde_json::from_str::<Changes>(&text.replace("abab", "ab")).is_err());
+        let head = HeadMessage {
+            after: Some(Position(8)),
+            position: Some(Position(9)),
+            digest: Digest::from_bytes(&[0xab; 32]),
+            at: Timestamp::from_micros(1),
+        };
+        let text = serde_json::to_string(&head).unwrap();
+        let digits = "ab".repeat(32);
+        let expected = format!(r#"{{"after":8,"position":9,"digest":"{digits}","at":"1970-01-01T00:00:00.000001Z"}}"#);
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<HeadMessage>(&text).unwrap(), head);
+        assert!(serde_json::from_str::<HeadMessage>(&text.replace("abab", "ab")).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! All projections of one ledger, fed by one projector, read by everybody.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use keyledger_events::{
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::{
-    Active, Digest, People, SharedView, Streams,
+    Active, Digest, People, SharedView, Streams, active,
     checkpoint::{self, CheckpointError, Frozen},
     state::{Decoded, State},
     team_view::{FoldError, TeamView, Until},
@@ -203,6 +204,25 @@ impl Projections {
     /// The active-credential index.
     pub const fn active(&self) -> &Active {
         &self.active
+    }
+
+    /// The index as it stands behind a whole commit, for a follower's snapshot: the last position it has, and the nameless
+    /// digest of these teams (none: of all). The projector waits only for a short copy.
+    pub fn freeze_nameless(&self, teams: Option<&BTreeSet<TeamId>>) -> (Option<Position>, active::Frozen<'_>, Digest) {
+        self.nameless_at_rest(teams, |position, digest| (position, self.active.freeze(), digest))
+    }
+
+    /// Looks at the last position and the nameless digest of these teams (none: of all) behind a whole commit. Nothing is
+    /// applied until `look` returns.
+    pub fn nameless_at_rest<T>(
+        &self,
+        teams: Option<&BTreeSet<TeamId>>,
+        look: impl FnOnce(Option<Position>, Digest) -> T,
+    ) -> T {
+        // The first time takes long, and no lock is held meanwhile.
+        self.active.nameless_digest(teams);
+        let _whole = self.whole_commits.lock();
+        look(self.applied().1.0.checked_sub(1).map(Position), self.active.nameless_digest(teams))
     }
 
     /// The people. Don't ask for anything else while holding this: the projector may be waiting in between.

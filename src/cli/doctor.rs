@@ -105,6 +105,8 @@ const fn name(grade: Grade) -> &'static str {
 }
 
 fn open_files(findings: &mut Findings) {
+    // As the service does.
+    crate::http::server::raise_open_files();
     if let Some(open_files_max) = crate::http::server::open_files_max() {
         let grade = if open_files_max < OPEN_FILES_MIN { Grade::Warning } else { Grade::Ok };
         findings.add("open files", grade, format!("at most {open_files_max}"));

@@ -10,6 +10,7 @@ use keyledger_events::{
     commit::RequestDigest,
     event::Role,
     record::{Actor, AuthMethod},
+    secret::{Kind, Presented, SecretHash},
 };
 use uuid::Uuid;
 
@@ -178,16 +179,21 @@ impl FromRequestParts<Shared> for Caller {
 
 /// A live `sv-` credential.
 #[derive(Clone, Copy, Debug)]
-pub struct Service;
+pub struct Service {
+    /// What it is known by, for who must see later whether it still lives.
+    pub hash: SecretHash,
+}
 
 impl FromRequestParts<Shared> for Service {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
-        use keyledger_events::secret::Kind;
         let presented = bearer(&parts.headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
-        match app.projections.active().verify(presented.as_bytes(), None, None, app.now()) {
-            Ok(verdict) if verdict.kind == Kind::Service => Ok(Self),
+        let hash =
+            Presented::parse(presented.as_bytes()).map_err(|_| Problem::unauthorized(Challenge::InvalidToken))?;
+        let hash = hash.hash();
+        match app.projections.active().judge(&hash, None, None, app.now()) {
+            Ok(verdict) if verdict.kind == Kind::Service => Ok(Self { hash }),
             Ok(_) => Err(Problem::insufficient_scope("service")),
             Err(_) => Err(Problem::unauthorized(Challenge::InvalidToken)),
         }

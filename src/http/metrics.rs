@@ -12,6 +12,7 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::server::Closed;
+use crate::feed::FeedEnd;
 
 /// Upper bounds of durations, in seconds: from a verification to a slow disk.
 const SECONDS_BUCKETS: &[f64] =
@@ -94,6 +95,13 @@ pub struct Metrics {
     pub witnessed_positions: Gauge,
     /// Heads that a witness was asked about and has not cosigned.
     pub witness_failures: Counter,
+    /// Followers of the feed.
+    pub feed_followers: Gauge,
+    /// Messages that followers were sent.
+    pub feed_messages: Counter,
+    /// Times a follower fell behind what is kept in memory and went on from the log.
+    pub feed_lagged: Counter,
+    feed_ended: [Counter; FeedEnd::ALL.len()],
 }
 
 impl Default for Metrics {
@@ -131,6 +139,10 @@ impl Metrics {
             expiries_swept: count("keyledger_expiries_swept_total"),
             witnessed_positions: gauge("keyledger_witnessed_positions"),
             witness_failures: count("keyledger_witness_failures_total"),
+            feed_followers: gauge("keyledger_feed_followers"),
+            feed_messages: count("keyledger_feed_messages_total"),
+            feed_lagged: count("keyledger_feed_lagged_total"),
+            feed_ended: FeedEnd::ALL.map(|why| with(&|| counter!("keyledger_feed_ended_total", "why" => why.name()))),
             recorder,
             handle,
         }
@@ -145,6 +157,11 @@ impl Metrics {
     /// Counts a connection's end.
     pub fn connection_closed(&self, why: Closed) {
         self.closed[why as usize].increment(1);
+    }
+
+    /// Counts the end of a follower's feed.
+    pub fn feed_ended(&self, why: FeedEnd) {
+        self.feed_ended[why as usize].increment(1);
     }
 
     /// Counts an answer of the router's. `route` is a template, so that the number of series stays small.
@@ -193,6 +210,10 @@ fn describe() {
     describe_counter!("keyledger_expiries_swept_total", "Expiries recorded by the sweeper");
     describe_gauge!("keyledger_witnessed_positions", "Events in the newest tree head that meets the witness policy");
     describe_counter!("keyledger_witness_failures_total", "Attempts to have a tree head cosigned that failed");
+    describe_gauge!("keyledger_feed_followers", "Followers of the feed now");
+    describe_counter!("keyledger_feed_messages_total", "Messages sent to followers of the feed");
+    describe_counter!("keyledger_feed_lagged_total", "Times a follower fell behind and went on from the log");
+    describe_counter!("keyledger_feed_ended_total", "Feeds that ended, by why");
     describe_counter!("keyledger_http_requests_total", "Requests answered by the router, by method, route and status");
     describe_histogram!(
         "keyledger_http_request_seconds",

@@ -78,6 +78,14 @@ impl Limits {
     }
 }
 
+/// Lets the process open as many files as the system lets it ask for: every connection is one, and followers of the feed
+/// stay connected. Where that is refused, the limit stays.
+pub fn raise_open_files() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// The soft limit of open files, where the system tells it as a file.
 pub fn open_files_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;

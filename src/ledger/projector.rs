@@ -107,10 +107,8 @@ fn run(
             return Err(format!("the log gave commit {} where {next} must follow", commit.number));
         }
         projections.apply(&commit).map_err(|error| error.to_string())?;
-        for record in commit.records() {
-            let record = record.map_err(|error| error.to_string())?;
-            observers.iter().for_each(|observer| observer(&record));
-        }
+        let records: Vec<_> = commit.records().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        observers.iter().for_each(|observer| observer(&records));
         *next = next.next();
         metrics.projected_positions.set(commit.end().0 as f64);
         answers.advance(commit.end());

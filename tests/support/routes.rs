@@ -53,6 +53,8 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ("GET /api/v1/history/explain", Roles("oau"), none()),
         ("GET /api/v1/history/what-if", Roles("oau"), none()),
         ("GET /api/v1/export", Roles("oau"), none()),
+        ("GET /api/v1/feed", Keys(&["sv"]), none()),
+        ("GET /api/v1/snapshot", Keys(&["sv"]), none()),
         ("GET /api/v1/statement", Roles("oau"), none()),
         ("POST /api/v1/seals", Operator, none()),
         // No such code: it is looked up before the role counts.

@@ -9,6 +9,7 @@ mod chunks;
 mod entry;
 mod expiries;
 mod ids;
+mod nameless;
 mod slots;
 mod snapshot;
 mod verdict;
@@ -17,7 +18,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
@@ -29,7 +30,7 @@ use keyledger_events::{
     CredentialId, Event, PersonId, TeamId, Timestamp,
     commit::PlacedRecord,
     seal::Label,
-    secret::{Presented, SecretHash},
+    secret::{Kind, Presented, SecretHash},
 };
 use parking_lot::RwLock;
 
@@ -38,6 +39,7 @@ use self::{
     entry::{Binding, Entry, Life, hash_words},
     expiries::Expiries,
     ids::Ids,
+    nameless::{NO_NAME, Nameless, NamelessRow},
     slots::Slots,
 };
 pub use self::{
@@ -66,6 +68,8 @@ pub struct Active {
     /// One bit an entry: used since the last drain of `usage`.
     pub(crate) used: Chunks<AtomicU64>,
     pub(crate) writer: RwLock<Writer>,
+    /// Set once somebody has asked for the nameless digest, which is then kept.
+    keeps_nameless: OnceLock<()>,
 }
 
 /// What only the writer needs, and who asks by credential id.
@@ -75,6 +79,8 @@ pub(crate) struct Writer {
     expiries: Expiries,
     binding_numbers: HashMap<(TeamId, PersonId), u32>,
     names_end: u32,
+    /// None until somebody asks for it.
+    nameless: Option<Nameless>,
 }
 
 /// What the index holds in memory, in bytes.
@@ -85,6 +91,9 @@ pub struct MemoryBytes {
     /// Names, and where each begins.
     pub names: usize,
 }
+
+/// In `name_starts`: the name is empty and takes no room. No name begins there, for none could end behind it.
+const NAMELESS: u32 = u32::MAX;
 
 /// The version of the next table.
 static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
@@ -118,7 +127,9 @@ impl Active {
                 expiries: Expiries::default(),
                 binding_numbers: HashMap::new(),
                 names_end: 0,
+                nameless: None,
             }),
+            keeps_nameless: OnceLock::new(),
         }
     }
 
@@ -201,9 +212,7 @@ impl Active {
     /// What people call the credential.
     pub fn name(&self, handle: Handle) -> Label {
         let mut bytes = Vec::new();
-        if let Some(start) = self.name_starts.get(handle.0) {
-            self.names.read(start.load(Relaxed), &mut bytes);
-        }
+        self.read_name(handle.0, &mut bytes);
         // Only this index's own handles exist, and what it wrote it can read.
         postcard::from_bytes(&bytes).unwrap_or(Label::Clear(String::new()))
     }
@@ -259,10 +268,16 @@ impl Active {
                     && self.is_alive_in(entry, team)
                 {
                     let binding = self.binding(&mut writer, (team, to));
-                    entry.set_binding(binding);
+                    self.changing(&mut writer, entry, || entry.set_binding(binding));
                 }
             }
         }
+    }
+
+    /// A credential's kind, if it knows it.
+    pub fn kind_of(&self, credential: CredentialId) -> Option<Kind> {
+        let writer = self.writer.read();
+        self.entry_of(&writer, credential).map(|(_, entry)| entry.life().kind())
     }
 
     /// How many credentials it knows, alive or not.
@@ -348,13 +363,21 @@ impl Active {
     ) {
         let len = self.len.load(Relaxed);
         let Some(number) = u32::try_from(len).ok().filter(|number| *number < u32::MAX - 1) else { return };
-        if let Some(end) = self.names.write(writer.names_end, name) {
-            self.name_starts.reserve(number).store(writer.names_end, Relaxed);
+        let name_start = self.name_starts.reserve(number);
+        if name == NO_NAME {
+            name_start.store(NAMELESS, Relaxed);
+        } else if let Some(end) = self.names.write(writer.names_end, name) {
+            name_start.store(writer.names_end, Relaxed);
             writer.names_end = end;
         }
         self.used.reserve(number / 64);
         let entry = self.entries.reserve(number);
         entry.fill(hash, credential, life, binding);
+        if let Some(nameless) = &mut writer.nameless
+            && let Some(row) = self.nameless_row(entry)
+        {
+            nameless.add(&row);
+        }
         writer.ids.insert(credential, len, |number| self.entries.get(number).map(Entry::credential));
         if let Some(ends_at) = life.ends_at()
             && life.state() == State::Alive
@@ -362,6 +385,14 @@ impl Active {
             writer.expiries.file(ends_at, number);
         }
         self.publish(len, entry);
+    }
+
+    fn read_name(&self, number: u32, out: &mut Vec<u8>) {
+        match self.name_starts.get(number).map(|start| start.load(Relaxed)) {
+            Some(NAMELESS) => out.extend_from_slice(NO_NAME),
+            Some(start) => self.names.read(start, out),
+            None => {}
+        }
     }
 
     /// Makes entry number `len` findable.
@@ -392,12 +423,26 @@ impl Active {
         }
         let before = entry.life();
         let (state, ends_at) = change(before);
-        entry.set_life(Life::new(before.kind(), state, ends_at));
+        self.changing(&mut writer, entry, || entry.set_life(Life::new(before.kind(), state, ends_at)));
         if let (State::Alive, Some(ends_at)) = (state, ends_at)
             && Some(ends_at) != before.ends_at()
         {
             writer.expiries.file(ends_at, number);
         }
+    }
+
+    /// Changes a row, and what is kept of it.
+    fn changing(&self, writer: &mut Writer, entry: &Entry, change: impl FnOnce()) {
+        let Some(nameless) = &mut writer.nameless else { return change() };
+        let before = self.nameless_row(entry);
+        change();
+        if let (Some(before), Some(after)) = (before, self.nameless_row(entry)) {
+            nameless.replace(&before, &after);
+        }
+    }
+
+    fn nameless_row(&self, entry: &Entry) -> Option<NamelessRow> {
+        NamelessRow::of(entry, self.bindings.get(entry.binding())?.get(), entry.life())
     }
 
     /// What has ended stays as it ended, and no team's events touch another's credentials.

@@ -1,6 +1,6 @@
 //! The index at rest: its rows, its digest, its checkpoint.
 
-use std::{hint::black_box, sync::atomic::Ordering::Relaxed};
+use std::{collections::BTreeSet, hint::black_box};
 
 use keyledger_events::{
     CredentialId, PersonId, TeamId, Timestamp,
@@ -9,9 +9,10 @@ use keyledger_events::{
 };
 
 use super::{
-    Active, State,
+    Active, State, Writer,
     entry::{Binding, Entry, Life, hash_words},
     label_bytes,
+    nameless::NO_NAME,
 };
 use crate::Digest;
 
@@ -74,7 +75,13 @@ pub fn write_name(name: &Label, out: &mut Vec<u8>) {
     *out = postcard::to_extend(name, std::mem::take(out)).unwrap_or_default();
 }
 
-fn write_fixed(out: &mut Vec<u8>, hash: &SecretHash, id: CredentialId, binding: (TeamId, PersonId), life: Life) {
+pub(super) fn write_fixed(
+    out: &mut Vec<u8>,
+    hash: &SecretHash,
+    id: CredentialId,
+    binding: (TeamId, PersonId),
+    life: Life,
+) {
     out.extend_from_slice(&hash.0);
     out.extend_from_slice(id.as_bytes());
     out.extend_from_slice(binding.0.as_bytes());
@@ -94,7 +101,11 @@ pub struct Frozen<'a> {
 impl Active {
     /// Holds its present state fast. The writer waits for the copy, readers don't.
     pub fn freeze(&self) -> Frozen<'_> {
-        let writer = self.writer.read();
+        self.freeze_under(&self.writer.read())
+    }
+
+    /// As [`Active::freeze`], for who holds the writer's lock.
+    pub(super) fn freeze_under(&self, writer: &Writer) -> Frozen<'_> {
         let changing = (0..self.len() as u32)
             .filter_map(|number| self.entries.get(number))
             .map(|entry| (entry.life(), entry.binding()))
@@ -113,14 +124,19 @@ impl Active {
         // A wrong count must not make the tables huge; they grow by themselves.
         let active = Self::with_capacity(credentials.min(1 << 26));
         for chunk in chunks {
-            let (kind, rest) = chunk.as_ref().split_first().ok_or(RestoreError)?;
-            match *kind {
-                BINDINGS => active.restore_bindings(rest)?,
-                ROWS => active.restore_rows(rest)?,
-                _ => return Err(RestoreError),
-            }
+            active.restore_chunk(chunk.as_ref())?;
         }
         if active.len() == credentials { Ok(active) } else { Err(RestoreError) }
+    }
+
+    /// Takes in the next chunk.
+    pub(crate) fn restore_chunk(&self, chunk: &[u8]) -> Result<(), RestoreError> {
+        let (kind, rest) = chunk.split_first().ok_or(RestoreError)?;
+        match *kind {
+            BINDINGS => self.restore_bindings(rest),
+            ROWS => self.restore_rows(rest),
+            _ => Err(RestoreError),
+        }
     }
 
     fn restore_bindings(&self, chunk: &[u8]) -> Result<(), RestoreError> {
@@ -226,7 +242,7 @@ impl Frozen<'_> {
         for (number, entry, life, binding) in self.parts() {
             row.clear();
             write_fixed(&mut row, &entry.hash(), entry.credential(), self.binding(binding), life);
-            self.read_name(number, &mut row);
+            self.active.read_name(number, &mut row);
             digest.add(&row);
         }
         digest
@@ -234,58 +250,96 @@ impl Frozen<'_> {
 
     /// The checkpoint: chunks of about `target_len` bytes, for [`Active::restore`].
     pub fn chunks(&self, target_len: usize) -> impl Iterator<Item = Vec<u8>> + '_ {
-        let mut bindings = 0..self.bindings as u32;
+        let mut bindings = (0..self.bindings as u32).map(|number| self.binding(number));
         let mut parts = self.parts();
-        std::iter::from_fn(move || {
-            let mut chunk = Vec::with_capacity(target_len + 512);
-            if !bindings.is_empty() {
-                chunk.push(BINDINGS);
-                for number in bindings.by_ref() {
-                    let (team, person) = self.binding(number);
-                    chunk.extend_from_slice(team.as_bytes());
-                    chunk.extend_from_slice(person.as_bytes());
-                    if chunk.len() >= target_len {
-                        break;
-                    }
-                }
-                return Some(chunk);
-            }
-            chunk.push(ROWS);
-            for (number, entry, life, binding) in parts.by_ref() {
-                chunk.extend_from_slice(&entry.hash().0);
-                chunk.extend_from_slice(entry.credential().as_bytes());
-                chunk.extend_from_slice(&life.word().to_le_bytes());
-                chunk.extend_from_slice(&binding.to_le_bytes());
-                let len_at = chunk.len();
-                chunk.extend_from_slice(&[0; 4]);
-                self.read_name(number, &mut chunk);
-                let name_len = (chunk.len() - len_at - 4) as u32;
-                chunk[len_at..len_at + 4].copy_from_slice(&name_len.to_le_bytes());
-                if chunk.len() >= target_len {
-                    break;
-                }
-            }
-            (chunk.len() > 1).then_some(chunk)
-        })
+        let bindings = chunked(target_len, BINDINGS, move |chunk| {
+            bindings.next().map(|binding| write_binding(chunk, binding)).is_some()
+        });
+        let rows = chunked(target_len, ROWS, move |chunk| {
+            let Some((number, entry, life, binding)) = parts.next() else { return false };
+            write_packed(chunk, entry, life, binding, |chunk| self.active.read_name(number, chunk));
+            true
+        });
+        bindings.chain(rows)
     }
 
-    fn parts(&self) -> impl Iterator<Item = (u32, &Entry, Life, u32)> + '_ {
+    /// How many rows followers of these teams (none: of all) are told of.
+    pub fn nameless_len(&self, teams: Option<&BTreeSet<TeamId>>) -> usize {
+        self.told(teams).count()
+    }
+
+    /// As [`Frozen::chunks`], of what followers of these teams (none: of all) are told: no `sv-` keys, no names, and no
+    /// person who answers for none of these keys.
+    pub fn nameless_chunks<'a>(
+        &'a self,
+        target_len: usize,
+        teams: Option<&'a BTreeSet<TeamId>>,
+    ) -> impl Iterator<Item = Vec<u8>> + 'a {
+        // New numbers for the bindings that are left, in the order of the old ones.
+        let mut numbers = vec![u32::MAX; self.bindings];
+        self.told(teams).for_each(|(.., binding)| numbers[binding as usize] = 0);
+        let left: Vec<u32> = (0..).zip(&numbers).filter(|(_, number)| **number == 0).map(|(old, _)| old).collect();
+        left.iter().zip(0..).for_each(|(old, new)| numbers[*old as usize] = new);
+        let mut left = left.into_iter();
+        let mut told = self.told(teams);
+        let bindings = chunked(target_len, BINDINGS, move |chunk| {
+            left.next().map(|binding| write_binding(chunk, self.binding(binding))).is_some()
+        });
+        let rows = chunked(target_len, ROWS, move |chunk| {
+            let Some((entry, life, binding)) = told.next() else { return false };
+            let binding = numbers[binding as usize];
+            write_packed(chunk, entry, life, binding, |chunk| chunk.extend_from_slice(NO_NAME));
+            true
+        });
+        bindings.chain(rows)
+    }
+
+    fn told<'a>(&'a self, teams: Option<&'a BTreeSet<TeamId>>) -> impl Iterator<Item = (&'a Entry, Life, u32)> + 'a {
+        let of_these = move |binding| teams.is_none_or(|teams| teams.contains(&self.binding(binding).0));
+        self.parts()
+            .filter(move |(_, _, life, binding)| life.kind() != Kind::Service && of_these(*binding))
+            .map(|(_, entry, life, binding)| (entry, life, binding))
+    }
+
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u32, &Entry, Life, u32)> + '_ {
         self.changing.iter().zip(0..).filter_map(|((life, binding), number)| {
             self.active.entries.get(number).map(|entry| (number, entry, *life, *binding))
         })
     }
 
-    fn binding(&self, number: u32) -> (TeamId, PersonId) {
+    pub(super) fn binding(&self, number: u32) -> (TeamId, PersonId) {
         // Every entry's binding was set before the entry was published.
         let none = (TeamId::SYSTEM, PersonId::from_bytes([0; 16]));
         self.active.bindings.get(number).map_or(none, Binding::get)
     }
+}
 
-    fn read_name(&self, number: u32, out: &mut Vec<u8>) {
-        if let Some(start) = self.active.name_starts.get(number) {
-            self.active.names.read(start.load(Relaxed), out);
-        }
-    }
+/// Chunks of one kind, filled by `next` until it has nothing more to add.
+fn chunked(target_len: usize, kind: u8, mut next: impl FnMut(&mut Vec<u8>) -> bool) -> impl Iterator<Item = Vec<u8>> {
+    std::iter::from_fn(move || {
+        let mut chunk = Vec::with_capacity(target_len + 512);
+        chunk.push(kind);
+        while next(&mut chunk) && chunk.len() < target_len {}
+        (chunk.len() > 1).then_some(chunk)
+    })
+}
+
+fn write_binding(chunk: &mut Vec<u8>, (team, person): (TeamId, PersonId)) {
+    chunk.extend_from_slice(team.as_bytes());
+    chunk.extend_from_slice(person.as_bytes());
+}
+
+/// Appends a checkpoint's row.
+fn write_packed(chunk: &mut Vec<u8>, entry: &Entry, life: Life, binding: u32, name: impl FnOnce(&mut Vec<u8>)) {
+    chunk.extend_from_slice(&entry.hash().0);
+    chunk.extend_from_slice(entry.credential().as_bytes());
+    chunk.extend_from_slice(&life.word().to_le_bytes());
+    chunk.extend_from_slice(&binding.to_le_bytes());
+    let len_at = chunk.len();
+    chunk.extend_from_slice(&[0; 4]);
+    name(chunk);
+    let name_len = (chunk.len() - len_at - 4) as u32;
+    chunk[len_at..len_at + 4].copy_from_slice(&name_len.to_le_bytes());
 }
 
 /// `N` bytes of a row whose length was checked.

@@ -204,36 +204,51 @@ fn the_index_stays_small() {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Issue(u64, Option<u64>),
     Revoke(u64),
     Expire(u64),
     Shorten(u64, u64),
     HandOver(u64, u8),
+    EndWithDevice(u64, u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let number = 0..30u64;
     prop_oneof![
         4 => (number.clone(), proptest::option::of(0..1_000u64)).prop_map(|(n, ends)| Step::Issue(n, ends)),
         1 => number.clone().prop_map(Step::Revoke),
         1 => number.clone().prop_map(Step::Expire),
         1 => (number.clone(), 0..1_000u64).prop_map(|(n, to)| Step::Shorten(n, to)),
-        1 => (number, 0..4u8).prop_map(|(n, to)| Step::HandOver(n, to)),
+        1 => (number.clone(), 0..4u8).prop_map(|(n, to)| Step::HandOver(n, to)),
+        1 => (number, 0..1_000u64).prop_map(|(n, at_us)| Step::EndWithDevice(n, at_us)),
     ]
 }
 
-fn apply(active: &Active, step: Step) {
-    let event = match step {
-        Step::Issue(n, ends) => Issue { expires_at: ends.map(at), ..Issue::new(n) }.event(),
+pub(super) fn apply(active: &Active, step: Step, team: TeamId) {
+    active.apply_event(team, &event_of(step));
+}
+
+/// Mostly integration keys.
+fn kind_of(number: u64) -> Kind {
+    if number < 20 { Kind::Integration } else { Kind::ALL[(number % 4) as usize] }
+}
+
+pub(super) fn event_of(step: Step) -> Event {
+    match step {
+        Step::Issue(n, ends) => Issue { kind: kind_of(n), expires_at: ends.map(at), ..Issue::new(n) }.event(),
         Step::Revoke(n) => revoked(n),
         Step::Expire(n) => Event::CredentialExpired(CredentialExpiredV1 { credential: id(n), effective_at: at(9) }),
         Step::Shorten(n, to) => Event::ExpiryShortened(ExpiryShortenedV1 { credential: id(n), from: None, to: at(to) }),
         Step::HandOver(n, to) => {
             Event::CredentialHandedOver(CredentialHandedOverV1 { credential: id(n), from: person(0), to: person(to) })
         }
-    };
-    active.apply_event(team(0), &event);
+        Step::EndWithDevice(n, at_us) => Event::CredentialCascadeRevoked(CredentialCascadeRevokedV1 {
+            credential: id(n),
+            device: id(n ^ 1),
+            effective_at: at(at_us),
+        }),
+    }
 }
 
 proptest! {
@@ -243,19 +258,19 @@ proptest! {
     ) {
         let active = Active::default();
         let cut = cut.min(steps.len());
-        steps[..cut].iter().for_each(|step| apply(&active, *step));
+        steps[..cut].iter().for_each(|step| apply(&active, *step, team(0)));
         let frozen = active.freeze();
         let chunks: Vec<_> = frozen.chunks(chunk_len).collect();
         let restored = Active::restore(frozen.len(), &chunks).unwrap();
         prop_assert_eq!(restored.digest(), active.digest());
         steps[cut..].iter().for_each(|step| {
-            apply(&active, *step);
-            apply(&restored, *step);
+            apply(&active, *step, team(0));
+            apply(&restored, *step, team(0));
         });
         prop_assert_eq!(restored.digest(), active.digest());
         for number in 0..30 {
             for now in [0, 8, 9, 10, 500, 999, 1_000] {
-                let text = secret(Kind::Integration, number);
+                let text = secret(kind_of(number), number);
                 let of = |active: &Active| active.verify(text.expose().as_bytes(), None, None, at(now));
                 prop_assert_eq!(of(&active), of(&restored));
             }

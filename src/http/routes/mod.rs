@@ -5,6 +5,7 @@ pub mod auth;
 pub mod credentials;
 pub mod departures;
 pub mod export;
+pub mod feed;
 pub mod history;
 pub mod members;
 pub mod oauth;
@@ -12,6 +13,7 @@ pub mod pages;
 mod pair;
 pub mod pairing;
 pub mod proofs;
+pub mod snapshot;
 pub mod teams;
 pub mod tree;
 pub mod verify;
@@ -72,6 +74,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(tree::router())
         .merge(proofs::router())
         .merge(export::router())
+        .merge(feed::router())
+        .merge(snapshot::router())
         .merge(history::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
