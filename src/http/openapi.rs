@@ -54,6 +54,7 @@ pub struct IfMatchHeader {
         (name = "tree", description = "What anybody may check: the signed Merkle tree over all events, and proofs."),
         (name = "operators", description = "For those who run the ledger."),
     ),
+    paths(crate::http::forward_auth::forward_auth),
     modifiers(&Bearer),
     security(("bearer" = []))
 )]
