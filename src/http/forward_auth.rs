@@ -117,10 +117,7 @@ pub fn answer(head: &Parts, judge: impl FnOnce(&[u8], Question) -> Result<Identi
     }
 }
 
-fn judged(
-    head: &Parts,
-    judge: impl FnOnce(&[u8], Question) -> Result<Identity, Denied>,
-) -> Result<Identity, Problem> {
+fn judged(head: &Parts, judge: impl FnOnce(&[u8], Question) -> Result<Identity, Denied>) -> Result<Identity, Problem> {
     let question = Question::read(asked(head)).map_err(misconfigured)?;
     let presented = bearer(&head.headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
     judge(presented.as_bytes(), question).map_err(|denied| match denied {
@@ -185,9 +182,10 @@ pub async fn without_body(head: &Parts, body: RequestBody, mut response: Respons
     response
 }
 
-/// Whether a proxy may let the request pass that it holds. For every method and every path below, with a body or
-/// without; what is asked for is the key in `Authorization`, which the proxy passes on. The answer is 200, 401 or 403,
-/// and never anything else. `Ledger-Min-Position` and rate limits do not apply.
+/// Whether a proxy may let a request pass.
+///
+/// For every method and every path below, with a body or without. The key is the one in `Authorization`, as the proxy
+/// passes it on. The answer is 200, 401 or 403, and never anything else; `Ledger-Min-Position` and rate limits do not apply.
 #[utoipa::path(get, path = "/forward-auth", tag = "verify",
     params(
         ("surface" = Option<String>, Query, description = "`runtime`, `mcp`, `agent` or `management`; none: any"),
@@ -247,7 +245,10 @@ mod tests {
             ("/forward-auth?", Ok(any)),
             ("/forward-auth?surface=agent", Ok(on(Surface::Agent))),
             ("/forward-auth?&surface=mcp&", Ok(on(Surface::Mcp))),
-            ("/forward-auth?team=0190b5a6-7e0c-7cc0-98c1-5f0a5a5a5a5a", Ok(Question { surface: None, team: Some(team) })),
+            (
+                "/forward-auth?team=0190b5a6-7e0c-7cc0-98c1-5f0a5a5a5a5a",
+                Ok(Question { surface: None, team: Some(team) }),
+            ),
             (
                 "/forward-auth?team=0190b5a6-7e0c-7cc0-98c1-5f0a5a5a5a5a&surface=runtime",
                 Ok(Question { surface: Some(Surface::Runtime), team: Some(team) }),
