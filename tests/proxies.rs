@@ -103,7 +103,7 @@ fn guards(kind: Kind) {
     // A key in a URL is the application's and its client's business; the ledger must not keep it.
     let_in(&proxy, &bearer, "GET", &format!("/orders/{other}?key={other}"), &[], b"", &identity);
     many_headers(kind, &proxy, &ledger, &bearer, &identity);
-    upgraded(&proxy, &key);
+    upgraded(&proxy, &key, &identity);
     connections_are_kept(kind, &proxy, &ledger, &bearer);
 
     let asking = nobody.bearing(&other);
@@ -156,8 +156,14 @@ fn let_in(
 ) -> Seen {
     let reply = asking.send(method, target, headers, body).expect(200);
     assert!(reply.header("www-authenticate").is_none(), "{reply:?}");
+    came_once(proxy, identity)
+}
+
+/// What has reached the application: one request, as whom the key says and without the key.
+#[track_caller]
+fn came_once(proxy: &Proxy, identity: &Reply) -> Seen {
     let seen = proxy.seen();
-    let [one] = seen.as_slice() else { panic!("{method} {target}: {seen:?}") };
+    let [one] = seen.as_slice() else { panic!("{seen:?}") };
     for (header, member) in IDENTITY {
         assert_eq!(one.like(header), [identity.text(member)], "{one:?}");
     }
@@ -174,6 +180,9 @@ fn spoofed(proxy: &Proxy, nobody: &Api, bearer: &Api, identity: &Reply) {
     for header in &spoofed {
         let_in(proxy, bearer, "GET", "/", &[*header], b"", identity);
     }
+    // Nor can a client have them taken away again, as headers of its connection alone (RFC 9110 §7.6.1).
+    let hop_by_hop = "keep-alive, X-Credential-Id, X-Credential-Kind, X-Team-Id, X-User-Id";
+    let_in(proxy, bearer, "GET", "/", &[("Connection", hop_by_hop)], b"", identity);
     let reply = nobody.send("GET", "/", &spoofed, b"").expect(401);
     assert!(proxy.seen().is_empty(), "{reply:?}");
 }
@@ -196,11 +205,11 @@ fn many_headers(kind: Kind, proxy: &Proxy, ledger: &Ledger, bearer: &Api, identi
     assert_eq!(valid(), before + 1);
 }
 
-fn upgraded(proxy: &Proxy, key: &str) {
+fn upgraded(proxy: &Proxy, key: &str, identity: &Reply) {
     let ask = |authorization: &str| {
         let mut client = Client::to(([127, 0, 0, 1], proxy.port).into());
         let request = format!(
-            "GET /socket HTTP/1.1\r\nHost: app\r\n{authorization}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET /socket HTTP/1.1\r\nHost: app\r\n{authorization}Connection: X-User-Id, Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         client.send(request.as_bytes());
@@ -211,7 +220,7 @@ fn upgraded(proxy: &Proxy, key: &str) {
     assert!(proxy.seen().is_empty());
     let (mut client, status) = ask(&format!("Authorization: Bearer {key}\r\n"));
     assert_eq!(status, 101);
-    assert_eq!(proxy.seen().len(), 1);
+    came_once(proxy, identity);
     client.send(b"over the socket");
     assert_eq!(client.exactly(15), b"over the socket");
 }
