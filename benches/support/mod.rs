@@ -125,7 +125,12 @@ pub fn start_axum(name: &str, port: u16) -> Server {
 /// Starts a fresh ledger and issues a first key by the command that it prints.
 pub fn start_ledger(dir: &Path, port: u16) -> (Server, String) {
     let binary = Path::new(env!("CARGO_BIN_EXE_keyledger"));
-    let mut child = on_server_core(binary)
+    let mut command = on_server_core(binary);
+    // This benchmark's variables are no settings of the server's.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KEYLEDGER_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--log-filter", "warn", "--data"])
         .arg(dir.join("data"))
         // One worker for one core, as the others have.

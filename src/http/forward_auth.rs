@@ -174,9 +174,8 @@ impl Complaints {
 
 /// Deals with a body that a proxy has passed on, or whose length it has announced without sending it: what came with the
 /// head is dropped; if more is to come, the connection can't be used again, and the answer says so.
-pub async fn without_body(head: &Parts, body: RequestBody, mut response: Response<Bytes>) -> Response<Bytes> {
-    // Who expects `100 Continue` would be told to go on by a look at the body.
-    if head.headers.contains_key(header::EXPECT) || !body.is_there_whole().await {
+pub async fn without_body(body: RequestBody, mut response: Response<Bytes>) -> Response<Bytes> {
+    if !body.is_there_whole().await {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -68,6 +68,6 @@ impl Verifications {
         if response.status() == StatusCode::FORBIDDEN {
             self.complaints.hear(head);
         }
-        forward_auth::without_body(head, body, response).await
+        forward_auth::without_body(body, response).await
     }
 }
