@@ -375,7 +375,8 @@ fn places(route: &Route, api: &Api, id: &str) {
         send(&format!("{}?surprise=1", route.at(id)));
     }
     let odd = sound(api.send("TRACE", &route.at(id), &[], b""));
-    assert!(matches!(odd.status, 404 | 405), "{odd:?}");
+    // What asks on behalf of others' requests asks for every method.
+    assert!(matches!(odd.status, 404 | 405) || route.path == "/forward-auth", "{odd:?}");
 }
 
 fn headers(route: &Route, api: &Api, id: &str) {

@@ -67,6 +67,10 @@ impl RequestBody {
         if self.incoming.is_end_stream() {
             return Ok(Bytes::new());
         }
+        // Announced as too long: it need not come first.
+        if self.incoming.size_hint().lower() > self.len_max as u64 {
+            return Err(BodyError::TooLong(self.len_max));
+        }
         let mut whole = Bytes::new();
         let mut pieces = BytesMut::new();
         while let Some(frame) = self.frame().await {
@@ -82,6 +86,21 @@ impl RequestBody {
             }
         }
         Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
+    }
+
+    /// Drops what has come of it, without waiting; whether that was all.
+    pub async fn is_there_whole(mut self) -> bool {
+        self.incoming.is_end_stream()
+            || std::future::poll_fn(|context| {
+                loop {
+                    match Pin::new(&mut self).poll_frame(context) {
+                        Poll::Ready(Some(Ok(_))) => {}
+                        Poll::Ready(None) => return Poll::Ready(true),
+                        Poll::Ready(Some(Err(_))) | Poll::Pending => return Poll::Ready(false),
+                    }
+                }
+            })
+            .await
     }
 }
 

@@ -7,6 +7,7 @@ pub mod docs;
 mod error;
 pub mod export;
 mod extract;
+pub mod forward_auth;
 pub mod health;
 pub mod limits;
 pub mod metrics;

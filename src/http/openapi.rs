@@ -55,6 +55,7 @@ pub struct IfMatchHeader {
         (name = "oauth", description = "The same for OAuth clients: forms in, RFC 6749 errors out."),
         (name = "operators", description = "For those who run the ledger."),
     ),
+    paths(crate::http::forward_auth::forward_auth),
     modifiers(&Bearer),
     security(("bearer" = []))
 )]

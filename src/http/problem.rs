@@ -35,6 +35,8 @@ pub enum Challenge {
     Missing,
     /// What was presented is malformed, unknown, revoked or expired; which of them is nobody's business here.
     InvalidToken,
+    /// The question itself can't be answered, whatever was presented.
+    InvalidRequest,
     /// What was presented is alive, and not for this.
     InsufficientScope {
         /// The surface it would take.
@@ -48,6 +50,7 @@ impl Challenge {
         match self {
             Self::Missing => HeaderValue::from_static("Bearer realm=\"keyledger\""),
             Self::InvalidToken => HeaderValue::from_static("Bearer realm=\"keyledger\", error=\"invalid_token\""),
+            Self::InvalidRequest => HeaderValue::from_static("Bearer realm=\"keyledger\", error=\"invalid_request\""),
             Self::InsufficientScope { scope } => HeaderValue::try_from(format!(
                 "Bearer realm=\"keyledger\", error=\"insufficient_scope\", scope=\"{scope}\""
             ))
@@ -78,7 +81,7 @@ impl Problem {
     pub fn unauthorized(challenge: Challenge) -> Self {
         let (code, detail) = match challenge {
             Challenge::Missing => ("unauthenticated", "This needs a credential in the Authorization header."),
-            Challenge::InvalidToken | Challenge::InsufficientScope { .. } => {
+            Challenge::InvalidToken | Challenge::InvalidRequest | Challenge::InsufficientScope { .. } => {
                 ("invalid_token", "What was presented is not valid here.")
             }
         };

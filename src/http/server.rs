@@ -8,7 +8,8 @@ use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sy
 
 use axum::Router;
 use bytes::Bytes;
-use http::{Method, Request, Response, header, request::Parts};
+use http::{Method, Request, Response, request::Parts};
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -21,8 +22,10 @@ use tower::Service as _;
 use super::{
     body::{ReplyBody, RequestBody},
     connection::{Connection, Connections, Verdict, Watched},
+    forward_auth,
     metrics::Metrics,
     problem::Problem,
+    routes,
 };
 
 /// The longest body of a route that sets no other limit, in bytes.
@@ -92,12 +95,12 @@ pub fn open_files_max() -> Option<usize> {
     limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
 }
 
-/// What answers a request before the router sees it: the verification, where a router's work would cost more than the
+/// What answers a request before the router sees it: verifications, where a router's work would cost more than the
 /// answer itself. The access log, request ids and rate limits of the router's middleware do not apply to it.
 pub trait FastPath: Send + Sync + 'static {
     /// Whether this request is for it. Everything else goes to the router.
     fn takes(&self, method: &Method, path_and_query: &str) -> bool {
-        method == Method::POST && path_and_query == "/api/v1/verify"
+        (method == Method::POST && path_and_query == routes::verify::PATH) || forward_auth::is_asked(path_and_query)
     }
 
     /// Answers it. `body` is already limited in time and to [`BODY_BYTES_MAX`]; `peer` is the socket's other end.
@@ -236,14 +239,15 @@ impl<F: FastPath> Server<F> {
     ) -> Result<Response<ReplyBody>, Infallible> {
         let busy = connection.begin_request();
         let (mut head, body) = request.into_parts();
-        if declared_len(&head) > BODY_BYTES_MAX as u64 {
-            return Ok(Problem::too_large(BODY_BYTES_MAX)
-                .into_http::<Bytes>()
-                .map(|bytes| ReplyBody::whole(bytes, busy)));
-        }
+        let declared_len = body.size_hint().lower();
         let body = RequestBody::new(body, BODY_BYTES_MAX, self.limits.body_timeout);
         if self.fast.takes(&head.method, head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str)) {
             return Ok(self.fast.answer(head, body, peer).await.map(|bytes| ReplyBody::whole(bytes, busy)));
+        }
+        if declared_len > BODY_BYTES_MAX as u64 {
+            return Ok(Problem::too_large(BODY_BYTES_MAX)
+                .into_http::<Bytes>()
+                .map(|bytes| ReplyBody::whole(bytes, busy)));
         }
         head.extensions.insert(Peer(peer));
         let request = Request::from_parts(head, axum::body::Body::new(body));
@@ -337,10 +341,6 @@ async fn accept<F: FastPath>(
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-fn declared_len(head: &Parts) -> u64 {
-    head.headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// Done when the process is asked to end: SIGTERM or SIGINT.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub mod ledger;
+pub mod proxy;
 pub mod routes;
 pub mod strace;
 
@@ -56,9 +57,7 @@ impl Running {
     }
 
     pub fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        Client { stream, buffer: Vec::new() }
+        Client::to(self.address)
     }
 
     /// One request on a connection of its own.
@@ -81,6 +80,21 @@ pub struct Client {
 }
 
 impl Client {
+    /// Connects.
+    pub fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// So many bytes, whatever they are.
+    pub fn exactly(&mut self, len: usize) -> Vec<u8> {
+        while self.buffer.len() < len {
+            assert!(self.more(), "closed after {:?}", self.buffer);
+        }
+        self.buffer.drain(..len).collect()
+    }
+
     /// Sends what it can; the server may have hung up.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
@@ -88,11 +102,17 @@ impl Client {
 
     /// Reads one answer with a Content-Length; none if the server closed first.
     pub fn answer(&mut self) -> Option<Answer> {
+        self.answer_to("GET")
+    }
+
+    /// The same to this method: what answers a HEAD has no body, whatever length it names.
+    pub fn answer_to(&mut self, method: &str) -> Option<Answer> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = String::from_utf8(self.buffer[..end].to_vec()).unwrap();
                 let answer = Answer { head, body: String::new() };
-                let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
+                let len = answer.header("content-length").filter(|_| method != "HEAD");
+                let len = len.map_or(0, |len| len.parse().unwrap());
                 while self.buffer.len() < end + 4 + len {
                     if !self.more() {
                         return None;

@@ -101,6 +101,7 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ("GET /api/v1/proof/consistency", Anyone, none()),
         ("GET /api/v1/proof/inclusion", Anyone, none()),
         ("GET /checkpoint", Anyone, none()),
+        ("GET /forward-auth", Keys(&["sk", "ak", "dk", "sv"]), none()),
         ("GET /healthz", Anyone, none()),
         ("GET /metrics", Anyone, none()),
         ("GET /readyz", Anyone, none()),

@@ -27,6 +27,9 @@ use crate::{
     },
 };
 
+/// Where a key is checked, in full.
+pub const PATH: &str = "/api/v1/verify";
+
 /// How many keys one batch may hold.
 const BATCH_LEN_MAX: usize = 1_000;
 
