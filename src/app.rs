@@ -19,6 +19,7 @@ use keyledger_projections::{Projections, TeamView, Until};
 use crate::{
     clock::Clock,
     config::Config,
+    dead_keys::DeadKeys,
     http::{Problem, auth::Person, health::Readiness, limits::RateLimits, metrics::Metrics},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::Ledger,
@@ -59,6 +60,8 @@ pub struct App {
     pub tokens: Tokens,
     /// Pairings in flight.
     pub pairings: Pairings,
+    /// Who still presents what has ended.
+    pub dead_keys: DeadKeys,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may ask how often.

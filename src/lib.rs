@@ -8,6 +8,7 @@ pub mod bundles;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dead_keys;
 pub mod http;
 pub mod identity;
 pub mod ledger;

@@ -21,13 +21,14 @@ use keyledger_events::{
 };
 use keyledger_projections::{Projections, usage::Usage};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc::Receiver};
 use zeroize::Zeroizing;
 
 use crate::{
     app::{App, Shared},
     clock::Clock,
     config::Config,
+    dead_keys::{self, DeadKeys, Knock},
     http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     ledger::{Ledger, Observer},
@@ -115,13 +116,14 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     // The address is taken before anything is made: of two processes started by mistake, the second touches nothing.
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.map_err(|error| ServeError::Io { what: config.listen.to_string(), error })?;
-    let (app, background) = open(config).await?;
+    let (app, background, knocks) = open(config).await?;
     bootstrap::ensure(&app).await?;
     announce(&app);
 
     let mut tasks = vec![
         tokio::spawn(sweeper::sweep(app.clone())),
         tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
+        tokio::spawn(dead_keys::record(app.clone(), knocks)),
     ];
     if let Some(every) = app.config.seal_every() {
         tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
@@ -208,7 +210,7 @@ fn announce(app: &App) {
 }
 
 /// Opens the ledger in `config.data` and starts its write path.
-async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
+async fn open(config: Config) -> Result<(Shared, Background, Receiver<Knock>), ServeError> {
     let data = config.data.clone();
     create_private(&data)?;
     let keys = data.join("keys");
@@ -253,6 +255,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         let heads: Arc<dyn Heads> = log.tree();
         witnesses.start(&heads).map_err(io("witness threads"))?;
     }
+    let (dead_keys, knocks) = DeadKeys::new(metrics.dead_keys_dropped.clone());
     let app = Arc::new(App {
         config,
         ledger,
@@ -269,12 +272,13 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         links,
         tokens,
         pairings: Pairings::default(),
+        dead_keys,
         metrics,
         rates,
         readiness: Arc::default(),
     });
     erase_the_erased(&app)?;
-    Ok((app, Background { usage: Arc::new(usage), side, log }))
+    Ok((app, Background { usage: Arc::new(usage), side, log }, knocks))
 }
 
 /// The certificates beside the log. The log's own were compared with them when the last rotation was settled.

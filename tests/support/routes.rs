@@ -93,6 +93,14 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ),
         ("GET /api/v1/teams", Person, none()),
         ("POST /api/v1/teams", Person, json!({ "name": "matrix" })),
+        (
+            "POST /api/v1/usage",
+            Keys(&["sv"]),
+            json!({
+                "uses": [{ "credential_id": id, "at": "2026-03-03T12:00:00Z", "surface": "mcp", "address": "private" }],
+                "dead": [{ "credential_id": id, "at": "2026-03-03T12:00:00Z", "surface": null, "address": "public" }],
+            }),
+        ),
         ("POST /api/v1/verify", Keys(&["sk", "ak", "dk", "sv"]), json!({ "surface": null, "team_id": null })),
         ("POST /api/v1/verify/batch", Keys(&["sv"]), json!({ "keys": ["x"], "surface": "runtime" })),
         ("GET /api/v1/whoami", Anybody, none()),

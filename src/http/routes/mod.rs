@@ -12,6 +12,7 @@ pub mod pairing;
 pub mod proofs;
 pub mod teams;
 pub mod tree;
+pub mod usage;
 pub mod verify;
 
 use std::{sync::Arc, time::Duration};
@@ -56,6 +57,7 @@ pub fn document() -> Document {
 fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter<Shared> {
     let api = OpenApiRouter::new()
         .merge(verify::router())
+        .merge(usage::router())
         .merge(credentials::router())
         .merge(pairing::router())
         .merge(auth::router())
