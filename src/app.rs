@@ -22,6 +22,7 @@ use crate::{
     dead_keys::DeadKeys,
     http::{Problem, auth::Person, health::Readiness, limits::RateLimits, metrics::Metrics},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
+    leaks::github::LeakKeys,
     ledger::Ledger,
     random,
     seals::Seals,
@@ -60,6 +61,8 @@ pub struct App {
     pub tokens: Tokens,
     /// Pairings in flight.
     pub pairings: Pairings,
+    /// Who signs reports of leaks.
+    pub leak_keys: LeakKeys,
     /// Who still presents what has ended.
     pub dead_keys: DeadKeys,
     /// What is counted.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod dead_keys;
 pub mod http;
 pub mod identity;
+pub mod leaks;
 pub mod ledger;
 pub mod random;
 pub mod scrub;

@@ -31,6 +31,7 @@ use crate::{
     dead_keys::{self, DeadKeys, Knock},
     http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
+    leaks::github::LeakKeys,
     ledger::{Ledger, Observer},
     random,
     seals::{self, Seals},
@@ -256,6 +257,7 @@ async fn open(config: Config) -> Result<(Shared, Background, Receiver<Knock>), S
         witnesses.start(&heads).map_err(io("witness threads"))?;
     }
     let (dead_keys, knocks) = DeadKeys::new(metrics.dead_keys_dropped.clone());
+    let leak_keys = LeakKeys::new(&config.leak_keys_url);
     let app = Arc::new(App {
         config,
         ledger,
@@ -272,6 +274,7 @@ async fn open(config: Config) -> Result<(Shared, Background, Receiver<Knock>), S
         links,
         tokens,
         pairings: Pairings::default(),
+        leak_keys,
         dead_keys,
         metrics,
         rates,

@@ -8,7 +8,7 @@ mod rotate;
 pub(crate) use self::end::{end_with_companion, revoked};
 pub use self::{
     end::{Expire, Revoke, Revoker},
-    found::{LEAK_PLACES_MAX, LEAK_SOURCE_LEN_MAX, NoteDeadKey, ReportLeak, day},
+    found::{LEAK_PLACES_MAX, NoteDeadKey, ReportLeak, day},
     issue::{Issue, IssueService, PairDevice},
     rotate::{OVERLAP_SECONDS_MAX, Rotate},
 };

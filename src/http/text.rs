@@ -116,7 +116,7 @@ fn visible(text: &str) -> garde::Result {
 
 /// Control characters, bidirectional formatting (Unicode TR 36 §2.5.2), zero-width and other invisible ones, line and
 /// paragraph separators, private use, tags, variation selectors' supplement.
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'

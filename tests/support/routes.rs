@@ -68,6 +68,17 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ),
         ("POST /api/v1/desktop/pair/poll", Anyone, json!({ "device_code": "dc-none" })),
         ("POST /api/v1/desktop/pair/start", Anyone, json!({ "device_name": "laptop" })),
+        (
+            "POST /api/v1/leaks",
+            Anyone,
+            json!([{ "token": "x", "type": "t", "url": "https://x.example/", "source": "commit" }]),
+        ),
+        ("POST /api/v1/leaks/check", Roles("oamvu"), json!({ "hashes": ["ab".repeat(32)] })),
+        (
+            "POST /api/v1/leaks/revoke",
+            Roles("oamv"),
+            json!({ "finds": [{ "hash": "ab".repeat(32), "place": "a:1" }], "source": "scan" }),
+        ),
         ("GET /api/v1/members", Roles("oamvu"), none()),
         ("POST /api/v1/members/invitations", Roles("oa"), json!({ "role": "viewer" })),
         ("DELETE /api/v1/members/{id}", Roles("oa"), none()),

@@ -16,9 +16,6 @@ use crate::{
 /// How many places of one credential are recorded. Whoever holds a secret that has ended could name a new one each second.
 pub const LEAK_PLACES_MAX: usize = 16;
 
-/// The longest name of who found a leak, in bytes.
-pub const LEAK_SOURCE_LEN_MAX: usize = 64;
-
 /// Records that a secret was found where it must not be, and ends it if it is alive: a device with its companion.
 #[derive(Clone, Debug)]
 pub struct ReportLeak {

@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod departures;
 pub mod export;
 pub mod history;
+pub mod leaks;
 pub mod members;
 pub mod pages;
 pub mod pairing;
@@ -64,6 +65,7 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(teams::router())
         .merge(members::router())
         .merge(departures::router())
+        .merge(leaks::router())
         .merge(audit::router())
         .merge(tree::router())
         .merge(proofs::router())
