@@ -177,7 +177,7 @@ impl FromRequestParts<Shared> for Service {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         use keyledger_events::secret::Kind;
         let presented = bearer(&parts.headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
-        match app.projections.active().verify(presented.as_bytes(), None, None, app.now()) {
+        match app.verify_key(presented.as_bytes(), None, None, || Origin::of(parts).address) {
             Ok(verdict) if verdict.kind == Kind::Service => Ok(Self),
             Ok(_) => Err(Problem::insufficient_scope("service")),
             Err(_) => Err(Problem::unauthorized(Challenge::InvalidToken)),
