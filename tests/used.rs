@@ -80,7 +80,7 @@ fn a_dead_key_knocks_once_a_day_however_often_it_is_presented() {
     let edge = edge(&owner);
     let (id, key) = owner.issue("integration", "CI", None);
     let device = owner.pair("laptop");
-    owner.refused(&Secret::new(keyledger_events::secret::Kind::Agent, &[7; 43]).expose().to_owned());
+    owner.refused(Secret::new(keyledger_events::secret::Kind::Agent, &[7; 43]).expose());
     owner.verified(&key);
     owner.delete(&format!("/api/v1/credentials/{id}")).expect(204);
     owner.delete(&format!("/api/v1/credentials/{}", device[0])).expect(204);
