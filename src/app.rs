@@ -20,8 +20,10 @@ use crate::{
     clock::Clock,
     config::Config,
     feed::Feed,
+    dead_keys::DeadKeys,
     http::{Problem, auth::Person, health::Readiness, limits::RateLimits, metrics::Metrics},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
+    leaks::github::LeakKeys,
     ledger::Ledger,
     random,
     seals::Seals,
@@ -62,6 +64,10 @@ pub struct App {
     pub tokens: Tokens,
     /// Pairings in flight.
     pub pairings: Pairings,
+    /// Who signs reports of leaks.
+    pub leak_keys: LeakKeys,
+    /// Who still presents what has ended.
+    pub dead_keys: DeadKeys,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may ask how often.

@@ -15,7 +15,10 @@ use figment::{
 use keyledger_events::head::is_origin;
 use serde::{Deserialize, Serialize, de};
 
-use crate::http::{limits::Rates, server::Limits};
+use crate::{
+    http::{limits::Rates, server::Limits},
+    leaks::github::KEYS_URL,
+};
 
 /// What every environment variable of the service begins with.
 pub const ENV_PREFIX: &str = "KEYLEDGER_";
@@ -60,6 +63,8 @@ pub struct Config {
     pub clock_offset_seconds: i64,
     /// How often the map of all streams is sealed into the log, in seconds, and whether at a clean end; 0: only on demand.
     pub seal_every_seconds: u64,
+    /// Where the keys are published by which GitHub signs its reports of leaked secrets; empty: signatures are not looked at.
+    pub leak_keys_url: String,
     /// HTTP connections at once.
     pub connections_max: usize,
     /// The longest request head, in bytes.
@@ -101,6 +106,7 @@ impl Default for Config {
             sign_in_link: false,
             clock_offset_seconds: 0,
             seal_every_seconds: 3600,
+            leak_keys_url: KEYS_URL.to_owned(),
             connections_max: limits.connections_max,
             header_bytes_max: limits.header_bytes_max,
             header_timeout_ms: ms(limits.header_timeout),
@@ -166,6 +172,9 @@ impl Config {
         }
         if self.seal_every_seconds > 31_536_000 {
             return refuse("seal_every_seconds must be at most 31536000, a year");
+        }
+        if !self.leak_keys_url.is_empty() && !is_http_url(&self.leak_keys_url) {
+            return refuse("leak_keys_url must be empty, or http:// or https:// and a host");
         }
         if self.connections_max == 0 {
             return refuse("connections_max must be at least 1");
@@ -245,11 +254,15 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 fn is_origin_url(url: &str) -> bool {
+    let bare = |uri: http::Uri| matches!(uri.path(), "" | "/") && uri.query().is_none();
+    is_http_url(url) && url.parse().is_ok_and(bare) && !url.contains('#')
+}
+
+fn is_http_url(url: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else { return false };
-    let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let authority =
         uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty());
-    scheme && authority && matches!(uri.path(), "" | "/") && uri.query().is_none() && !url.contains('#')
+    authority && matches!(uri.scheme_str(), Some("http" | "https"))
 }
 
 /// All of figment's errors as sentences, each with its source.
@@ -445,6 +458,7 @@ mod tests {
             ("", env(&[("KEYLEDGER_HEADER_BYTES_MAX", "100")]), vec!["header_bytes_max"]),
             ("", env(&[("KEYLEDGER_PUBLIC_URL", "https://x.example/path")]), vec!["public_url"]),
             ("", env(&[("KEYLEDGER_PUBLIC_URL", "ftp://x")]), vec!["public_url"]),
+            ("", env(&[("KEYLEDGER_LEAK_KEYS_URL", "file:///keys")]), vec!["leak_keys_url"]),
             ("", env(&[("KEYLEDGER_ORIGIN", "a b")]), vec!["origin"]),
             ("", env(&[("KEYLEDGER_ORIGIN", "keyledger-key-rotation/v1")]), vec!["origin"]),
             ("", env(&[("KEYLEDGER_ORIGIN", "keyledger-team-statement/v1")]), vec!["origin", "keyledger-"]),

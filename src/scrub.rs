@@ -67,6 +67,16 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
+/// The same for an address: a secret behind percent-encoding is decoded first.
+pub fn scrub_url(url: &str) -> Cow<'_, str> {
+    let clean = scrub(url);
+    let decoded = percent_decoded(clean.as_bytes());
+    if next_secret(&decoded, 0).is_none() {
+        return clean;
+    }
+    Cow::Owned(scrub(&String::from_utf8_lossy(&decoded)).into_owned())
+}
+
 struct Found {
     /// Where the secret begins.
     start: usize,

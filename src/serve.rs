@@ -21,7 +21,7 @@ use keyledger_events::{
 };
 use keyledger_projections::{Projections, usage::Usage};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc::Receiver};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -29,8 +29,10 @@ use crate::{
     clock::Clock,
     config::Config,
     feed::Feed,
+    dead_keys::{self, DeadKeys, Knock},
     http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
+    leaks::github::LeakKeys,
     ledger::{Ledger, Observer},
     random,
     seals::{self, Seals},
@@ -117,7 +119,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     // The address is taken before anything is made: of two processes started by mistake, the second touches nothing.
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.map_err(|error| ServeError::Io { what: config.listen.to_string(), error })?;
-    let (app, background) = open(config).await?;
+    let (app, background, knocks) = open(config).await?;
     bootstrap::ensure(&app).await?;
     announce(&app);
 
@@ -125,6 +127,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         tokio::spawn(sweeper::sweep(app.clone())),
         tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
         tokio::spawn(app.feed.clone().wake()),
+        tokio::spawn(dead_keys::record(app.clone(), knocks)),
     ];
     if let Some(every) = app.config.seal_every() {
         tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
@@ -213,7 +216,7 @@ fn announce(app: &App) {
 }
 
 /// Opens the ledger in `config.data` and starts its write path.
-async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
+async fn open(config: Config) -> Result<(Shared, Background, Receiver<Knock>), ServeError> {
     let data = config.data.clone();
     create_private(&data)?;
     let keys = data.join("keys");
@@ -260,6 +263,8 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         let heads: Arc<dyn Heads> = log.tree();
         witnesses.start(&heads).map_err(io("witness threads"))?;
     }
+    let (dead_keys, knocks) = DeadKeys::new(metrics.dead_keys_dropped.clone());
+    let leak_keys = LeakKeys::new(&config.leak_keys_url);
     let app = Arc::new(App {
         config,
         ledger,
@@ -277,12 +282,14 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         links,
         tokens,
         pairings: Pairings::default(),
+        leak_keys,
+        dead_keys,
         metrics,
         rates,
         readiness: Arc::default(),
     });
     erase_the_erased(&app)?;
-    Ok((app, Background { usage: Arc::new(usage), side, log }))
+    Ok((app, Background { usage: Arc::new(usage), side, log }, knocks))
 }
 
 /// The certificates beside the log. The log's own were compared with them when the last rotation was settled.

@@ -1,12 +1,12 @@
 //! What a presented key is worth, whichever way it came: `/verify`, a proxy's question, OAuth introspection. Whoever asks
-//! comes through [`App::verify_key`], so that last use and metrics never depend on the way.
+//! comes through [`App::verify_key`], so that last use, knocks of dead keys and metrics never depend on the way.
 
 use std::net::IpAddr;
 
-use keyledger_events::TeamId;
+use keyledger_events::{TeamId, presented::AddressClass, secret::Presented};
 use keyledger_projections::{Denied, Surface, Verdict};
 
-use crate::{app::App, http::metrics::VerifyOutcome};
+use crate::{app::App, dead_keys::Place, http::metrics::VerifyOutcome};
 
 impl App {
     /// Judges a key that somebody presents now, notes its use, and counts the outcome. It reads memory only. `client` is
@@ -19,17 +19,27 @@ impl App {
         presented: &[u8],
         surface: Option<Surface>,
         team: Option<TeamId>,
-        _client: impl FnOnce() -> IpAddr,
+        client: impl FnOnce() -> IpAddr,
     ) -> Result<Verdict, Denied> {
         let now = self.now();
         let active = self.projections.active();
-        let judged = active.verify(presented, surface, team, now);
+        let Ok(presented) = Presented::parse(presented) else {
+            self.metrics.verified(VerifyOutcome::Malformed);
+            return Err(Denied::Malformed);
+        };
+        let hash = presented.hash();
+        let judged = active.judge(&hash, surface, team, now);
         match &judged {
             Ok(verdict) => {
-                active.touch(verdict.handle, now);
+                active.touch(verdict.handle, now, surface, || AddressClass::of(client()));
                 self.metrics.verified(VerifyOutcome::Valid);
             }
-            Err(denied) => self.metrics.verified(outcome(denied)),
+            Err(denied) => {
+                if let (Denied::Revoked | Denied::Expired, Some(known)) = (denied, active.known(&hash, now)) {
+                    self.dead_keys.heard(&known, now, || Place::of(surface, client()));
+                }
+                self.metrics.verified(outcome(denied));
+            }
         }
         judged
     }

@@ -145,6 +145,13 @@ fn sow(route: &Route, api: &Api, secret: &str) -> Vec<Reply> {
     ] {
         send(&path, &[(name, value)], &route.body());
     }
+    for name in route.example[0].as_object().into_iter().flat_map(|first| first.keys()) {
+        let mut body = route.example.clone();
+        body[0][name] = json!(secret);
+        send(&path, &[], body.to_string().as_bytes());
+        body[0][name] = json!(encoded);
+        send(&path, &[], body.to_string().as_bytes());
+    }
     for (name, value) in route.example.as_object().into_iter().flatten() {
         let mut body = route.example.clone();
         body[name] = match value {

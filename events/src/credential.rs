@@ -1,17 +1,19 @@
 //! A credential's life: issued, shortened, handed over, ended. Every rule of the contract's section 2 that is a decision.
 
 mod end;
+mod found;
 mod issue;
 mod rotate;
 
 pub(crate) use self::end::{end_with_companion, revoked};
 pub use self::{
     end::{Expire, Revoke, Revoker},
+    found::{LEAK_PLACES_MAX, NoteDeadKey, ReportLeak, day},
     issue::{Issue, IssueService, PairDevice},
     rotate::{OVERLAP_SECONDS_MAX, Rotate},
 };
 use crate::{
-    CredentialId, PersonId, Revision, Timestamp,
+    CredentialId, PersonId, PlaceId, Revision, Timestamp,
     event::Role,
     seal::Label,
     secret::{KeyPrefix, Kind, Secret, SecretHash},
@@ -46,8 +48,12 @@ pub struct Credential {
     pub companion_of: Option<CredentialId>,
     /// Whether an event has ended it.
     pub ended: bool,
-    /// The last event about it.
+    /// The last event that changed what it is worth or who answers for it.
     pub revision: Revision,
+    /// The places where its secret was found, as far as they are recorded.
+    pub leaks: Vec<PlaceId>,
+    /// When it was last presented after its end, as far as that is recorded.
+    pub dead_presented_at: Option<Timestamp>,
 }
 
 impl Credential {

@@ -7,8 +7,9 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    CredentialId, PersonId, Position, Timestamp,
+    CredentialId, PersonId, PlaceId, Position, Timestamp,
     credential::LIFETIME_DAYS_MAX,
+    presented::{AddressClass, Surface},
     seal::Label,
     secret::{KeyPrefix, Kind, SecretHash},
     stream_map::MapRoot,
@@ -258,6 +259,32 @@ pub struct SigningKeyRotatedV1 {
     pub certificate: String,
 }
 
+/// A secret was found where it must not be. If it was alive, the commit's next event ends it and names this as its cause.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CredentialLeakedV1 {
+    /// Whose.
+    pub credential: CredentialId,
+    /// Where; none: nobody said, or it can't be sealed any more.
+    pub place: Option<Label>,
+    /// The same place of the same credential has the same id.
+    pub place_id: PlaceId,
+    /// Who found it, such as a scanner's name.
+    pub source: Option<String>,
+}
+
+/// A credential was presented after its end: the first time that UTC day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DeadKeyPresentedV1 {
+    /// Which.
+    pub credential: CredentialId,
+    /// When.
+    pub presented_at: Timestamp,
+    /// On which surface, if it was said.
+    pub surface: Option<Surface>,
+    /// From where.
+    pub address: AddressClass,
+}
+
 /// Why bytes are not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
@@ -353,6 +380,10 @@ events! {
     HistorySealed(HistorySealedV1) = 15 v 1, "history_sealed";
     /// See [`SigningKeyRotatedV1`].
     SigningKeyRotated(SigningKeyRotatedV1) = 16 v 1, "signing_key_rotated";
+    /// See [`CredentialLeakedV1`].
+    CredentialLeaked(CredentialLeakedV1) = 17 v 1, "credential_leaked";
+    /// See [`DeadKeyPresentedV1`].
+    DeadKeyPresented(DeadKeyPresentedV1) = 18 v 1, "dead_key_presented";
 }
 
 impl Event {
@@ -366,6 +397,8 @@ impl Event {
             Self::ExpiryShortened(e) => Some(e.credential),
             Self::CredentialHandedOver(e) => Some(e.credential),
             Self::ServiceCredentialIssued(e) => Some(e.credential),
+            Self::CredentialLeaked(e) => Some(e.credential),
+            Self::DeadKeyPresented(e) => Some(e.credential),
             _ => None,
         }
     }
@@ -388,6 +421,7 @@ impl Event {
             Self::MemberJoined(e) => Some(("name", &e.name)),
             Self::CredentialIssued(e) => Some(("name", &e.name)),
             Self::PairingDenied(e) => Some(("device_name", &e.device_name)),
+            Self::CredentialLeaked(CredentialLeakedV1 { place: Some(place), .. }) => Some(("place", place)),
             _ => None,
         }
     }

@@ -61,6 +61,11 @@ uuid_id!(
     TeamId
 );
 uuid_id!(
+    /// Tells the places where one credential's secret was found from one another, without saying what they are: the
+    /// first 16 bytes of a keyed BLAKE3, under a key that goes when the person's sealing key is erased.
+    PlaceId
+);
+uuid_id!(
     /// A person, across teams. The log knows people by nothing else.
     PersonId
 );

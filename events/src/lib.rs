@@ -4,6 +4,7 @@
 //! tested as a table and a replay gives the same state on every machine. The layers, from the inside out:
 //!
 //! * [`secret`] — what a credential's secret looks like and how it is hashed.
+//! * [`presented`] — where and from where one is presented.
 //! * [`event`] — the facts, one frozen type a version.
 //! * [`team`] and [`credential`] — (state, command, now) → events or a named refusal.
 //! * [`record`] — the bytes of one event: envelope, chain, hash. [`commit`] — the bytes of one decision.
@@ -22,6 +23,7 @@ pub mod event;
 pub mod head;
 pub mod id;
 pub mod note;
+pub mod presented;
 pub mod record;
 pub mod rotation;
 pub mod seal;
@@ -36,6 +38,8 @@ pub mod witness;
 
 pub use commit::{Commit, CommitBody};
 pub use event::Event;
-pub use id::{CommitNumber, CorrelationId, CredentialId, EventId, OperationId, PersonId, Position, Revision, TeamId};
+pub use id::{
+    CommitNumber, CorrelationId, CredentialId, EventId, OperationId, PersonId, PlaceId, Position, Revision, TeamId,
+};
 pub use record::{Meta, Record, RecordHash};
 pub use time::Timestamp;

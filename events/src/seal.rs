@@ -8,12 +8,15 @@ use std::fmt;
 
 use chacha20poly1305::{AeadInPlace, KeyInit, XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::PersonId;
+use crate::{CredentialId, PersonId, PlaceId};
 
 /// The longest text that may be sealed, in bytes.
 pub const SEALED_MAX: usize = 4096;
+
+/// BLAKE3 `derive_key` context of the key behind [`PlaceId`]s.
+const PLACE_CONTEXT: &str = "keyledger 2026-11 leak place v1";
 
 /// Bytes of authentication tag behind the text.
 const TAG_LEN: usize = 16;
@@ -47,6 +50,15 @@ impl PersonKey {
             .encrypt_in_place(XNonce::from_slice(&nonce), person.as_bytes(), &mut ciphertext)
             .map_err(|_| TooLong)?;
         Ok(Sealed { person, nonce, ciphertext })
+    }
+
+    /// Tells the places where a credential's secret was found from one another. Without this key it says nothing of them.
+    pub fn place_id(&self, credential: CredentialId, place: &str) -> PlaceId {
+        let key = Zeroizing::new(blake3::derive_key(PLACE_CONTEXT, &self.0));
+        let hash = blake3::Hasher::new_keyed(&key).update(credential.as_bytes()).update(place.as_bytes()).finalize();
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.as_bytes()[..16]);
+        PlaceId::from_bytes(id)
     }
 
     /// Opens what was sealed for this key's person.
@@ -123,5 +135,10 @@ mod tests {
         }
         assert_eq!(key.seal(anna, [9; 24], &"x".repeat(SEALED_MAX + 1)), Err(TooLong));
         assert!(!format!("{key:?} {sealed:?}").contains("Anna"));
+        let (one, other) = (CredentialId::from_bytes([3; 16]), CredentialId::from_bytes([4; 16]));
+        assert_eq!(key.place_id(one, "x"), key.place_id(one, "x"));
+        assert_ne!(key.place_id(one, "x"), key.place_id(other, "x"));
+        assert_ne!(key.place_id(one, "x"), key.place_id(one, "y"));
+        assert_ne!(key.place_id(one, "x"), PersonKey::from_bytes([8; 32]).place_id(one, "x"));
     }
 }

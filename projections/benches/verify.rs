@@ -14,6 +14,7 @@ use std::{
 use keyledger_events::{
     CredentialId, Event, PersonId, TeamId, Timestamp,
     event::CredentialIssuedV1,
+    presented::AddressClass,
     seal::Label,
     secret::{Kind, RANDOM_LEN, SECRET_LEN, Secret},
 };
@@ -73,7 +74,7 @@ fn run(credentials: u64) {
     let ours = |tokens: &[_]| {
         nanoseconds(tokens, |token| {
             active.verify(token, Some(Surface::Runtime), None, NOW).is_ok_and(|verdict| {
-                active.touch(verdict.handle, NOW);
+                active.touch(verdict.handle, NOW, None, || AddressClass::Loopback);
                 true
             })
         })

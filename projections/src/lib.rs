@@ -18,7 +18,7 @@ mod testing;
 pub mod usage;
 mod views;
 
-pub use active::{Active, Denied, Handle, Surface, Verdict};
+pub use active::{Active, Denied, Handle, Known, Surface, Verdict};
 pub use checkpoint::CheckpointError;
 pub use digest::Digest;
 pub use people::People;

@@ -1,5 +1,5 @@
-//! When each credential was last used: to the minute, beside the log, and not worth a durable write. A crash may lose
-//! the last minute of it.
+//! When each credential was last used, on which surface and from where: to the minute, beside the log, and not worth a
+//! durable write. A crash may lose the last minute of it.
 //!
 //! A verification stamps the credential's entry in the index; once a minute [`Usage::save`] takes the entries stamped
 //! since and writes them as one value. When the values of many minutes have become as big as the whole, they are
@@ -10,42 +10,124 @@ use std::{
     sync::atomic::Ordering::{AcqRel, Relaxed},
 };
 
-use keyledger_events::{CredentialId, Timestamp};
+use keyledger_events::{
+    CredentialId, Timestamp,
+    presented::{AddressClass, Surface},
+};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use sled::{Batch, Tree};
 
-use crate::active::{Active, Handle};
+use crate::active::{Active, Handle, entry::Entry};
 
 const MINUTE_US: u64 = 60_000_000;
-/// An id and a minute.
+/// An id and a stamp.
 const PAIR_LEN: usize = 20;
 /// Values of about 1 MB: sled is slow with many small ones.
 const PAIRS_PER_VALUE: usize = 50_000;
-const WHOLE: u8 = b'w';
-const MINUTE: u8 = b'm';
+const WHOLE: u8 = b'W';
+const MINUTE: u8 = b'M';
+/// Values under these were written before stamps said where: their numbers are bare minutes.
+const BARE: [u8; 2] = [b'w', b'm'];
+
+/// One use of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// When; in the index to the minute.
+    pub at: Timestamp,
+    /// On which surface, if it was said.
+    pub surface: Option<Surface>,
+    /// From where.
+    pub address: AddressClass,
+}
+
+/// A use in 32 bits: minutes since the Unix epoch (26 bits, until the year 2097) ‖ surface (3) ‖ address class (3). Of two
+/// stamps the greater is the later; of the same minute's, either will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(u32);
+
+impl Stamp {
+    const MINUTES_MAX: u64 = (1 << 26) - 1;
+
+    fn new(minute: u32, surface: Option<Surface>, address: AddressClass) -> Self {
+        let surface = surface.map_or(0, |surface| surface as u32 + 1);
+        Self(minute << 6 | surface << 3 | address as u32)
+    }
+
+    const fn minute(self) -> u32 {
+        self.0 >> 6
+    }
+
+    /// The use it is of; none for "never". A number that no program of today writes says nothing of where.
+    fn read(self) -> Option<Use> {
+        let surface = Surface::ALL.get((self.0 >> 3 & 7).wrapping_sub(1) as usize).copied();
+        let address = AddressClass::ALL.get((self.0 & 7) as usize).copied().unwrap_or_default();
+        (self.minute() > 0).then(|| Use { at: instant(self.minute()), surface, address })
+    }
+}
+
+fn minute_of(at: Timestamp) -> u32 {
+    (at.micros() / MINUTE_US).min(Stamp::MINUTES_MAX) as u32
+}
+
+fn instant(minute: u32) -> Timestamp {
+    Timestamp::from_micros(u64::from(minute) * MINUTE_US)
+}
 
 impl Active {
-    /// Notes that an accepted credential is used at `now`. A few nanoseconds, at most one write a minute and credential.
+    /// Notes that an accepted credential is used at `now`. A few nanoseconds, at most one write a minute and credential;
+    /// `address` is asked for only then.
     #[inline]
-    pub fn touch(&self, handle: Handle, now: Timestamp) {
-        let minute = (now.micros() / MINUTE_US) as u32;
+    pub fn touch(
+        &self,
+        handle: Handle,
+        now: Timestamp,
+        surface: Option<Surface>,
+        address: impl FnOnce() -> AddressClass,
+    ) {
+        let minute = minute_of(now);
         let Some(entry) = self.entries.get(handle.number()) else { return };
-        if entry.used_minute.load(Relaxed) < minute {
-            entry.used_minute.fetch_max(minute, AcqRel);
-            if let Some(word) = self.used.get(handle.number() / 64) {
-                word.fetch_or(1 << (handle.number() % 64), AcqRel);
-            }
+        if Stamp(entry.used.load(Relaxed)).minute() < minute {
+            self.stamp(handle.number(), entry, Stamp::new(minute, surface, address()));
         }
     }
 
-    /// When a credential was last used, to the minute; `None` if it is not known to have been.
-    pub fn last_used(&self, credential: CredentialId) -> Option<Timestamp> {
-        let (_, entry) = self.entry_of(&self.writer.read(), credential)?;
-        instant(entry.used_minute.load(Relaxed))
+    /// Notes a use that somebody reports later, such as an edge. An older one than is known changes nothing; whether the
+    /// credential is known.
+    pub fn note_use(&self, credential: CredentialId, used: Use) -> bool {
+        let Some((number, entry)) = self.entry_of(&self.writer.read(), credential) else { return false };
+        let minute = minute_of(used.at);
+        if Stamp(entry.used.load(Relaxed)).minute() < minute {
+            self.stamp(number, entry, Stamp::new(minute, used.surface, used.address));
+        }
+        true
     }
 
-    /// The credentials used since it was last asked, each with the minute.
-    fn take_used(&self) -> Vec<(CredentialId, u32)> {
+    fn stamp(&self, number: u32, entry: &Entry, stamp: Stamp) {
+        entry.used.fetch_max(stamp.0, AcqRel);
+        if let Some(word) = self.used.get(number / 64) {
+            word.fetch_or(1 << (number % 64), AcqRel);
+        }
+    }
+
+    /// A credential's last use; `None` if it is not known to have been used.
+    pub fn last_use(&self, credential: CredentialId) -> Option<Use> {
+        let (_, entry) = self.entry_of(&self.writer.read(), credential)?;
+        Stamp(entry.used.load(Relaxed)).read()
+    }
+
+    /// When a credential was last used, to the minute.
+    pub fn last_used(&self, credential: CredentialId) -> Option<Timestamp> {
+        self.last_use(credential).map(|used| used.at)
+    }
+
+    /// The credentials used since it was last asked, each with its last use. One asker an index: who reports to a ledger
+    /// asks this, and the ledger's own [`Usage`] does.
+    pub fn take_uses(&self) -> Vec<(CredentialId, Use)> {
+        self.take_used().into_iter().filter_map(|(credential, stamp)| Some((credential, stamp.read()?))).collect()
+    }
+
+    fn take_used(&self) -> Vec<(CredentialId, Stamp)> {
         let mut used = Vec::new();
         for number in (0..self.len() as u32).step_by(64) {
             let Some(word) = self.used.get(number / 64) else { continue };
@@ -55,7 +137,7 @@ impl Active {
             let mut bits = word.swap(0, AcqRel);
             while bits != 0 {
                 if let Some(entry) = self.entries.get(number + bits.trailing_zeros()) {
-                    used.push((entry.credential(), entry.used_minute.load(Relaxed)));
+                    used.push((entry.credential(), Stamp(entry.used.load(Relaxed))));
                 }
                 bits &= bits - 1;
             }
@@ -63,24 +145,20 @@ impl Active {
         used
     }
 
-    fn all_used(&self) -> impl Iterator<Item = (CredentialId, u32)> + '_ {
+    fn all_used(&self) -> impl Iterator<Item = (CredentialId, Stamp)> + '_ {
         (0..self.len() as u32).filter_map(|number| {
             let entry = self.entries.get(number)?;
-            let minute = entry.used_minute.load(Relaxed);
-            (minute > 0).then(|| (entry.credential(), minute))
+            let stamp = Stamp(entry.used.load(Relaxed));
+            (stamp.minute() > 0).then(|| (entry.credential(), stamp))
         })
     }
 
     /// Takes a stamp over from the side store.
-    fn set_used(&self, credential: CredentialId, minute: u32) {
+    fn set_used(&self, credential: CredentialId, stamp: Stamp) {
         if let Some((_, entry)) = self.entry_of(&self.writer.read(), credential) {
-            entry.used_minute.fetch_max(minute, AcqRel);
+            entry.used.fetch_max(stamp.0, AcqRel);
         }
     }
-}
-
-fn instant(minute: u32) -> Option<Timestamp> {
-    (minute > 0).then(|| Timestamp::from_micros(u64::from(minute) * MINUTE_US))
 }
 
 /// The side store of last uses: one tree of a sled database that may be lost.
@@ -116,7 +194,7 @@ impl Usage {
                 }
                 _ => sizes.whole += pairs,
             }
-            read_pairs(&value).for_each(|(credential, minute)| active.set_used(credential, minute));
+            read_pairs(&key, &value).for_each(|(credential, stamp)| active.set_used(credential, stamp));
         }
         Ok(Self { tree, sizes: Mutex::new(sizes) })
     }
@@ -165,21 +243,25 @@ impl Usage {
 /// What sled says.
 pub fn last_uses(tree: &Tree) -> Result<HashMap<CredentialId, Timestamp>, sled::Error> {
     let mut minutes: HashMap<CredentialId, u32> = HashMap::new();
-    for value in tree.iter().values() {
-        for (credential, minute) in read_pairs(&value?) {
+    for item in tree.iter() {
+        let (key, value) = item?;
+        for (credential, stamp) in read_pairs(&key, &value) {
             let newest = minutes.entry(credential).or_default();
-            *newest = minute.max(*newest);
+            *newest = stamp.minute().max(*newest);
         }
     }
-    Ok(minutes.into_iter().filter_map(|(credential, minute)| Some((credential, instant(minute)?))).collect())
+    Ok(minutes.into_iter().filter(|(_, minute)| *minute > 0).map(|(id, minute)| (id, instant(minute))).collect())
 }
 
-fn read_pairs(value: &[u8]) -> impl Iterator<Item = (CredentialId, u32)> + '_ {
-    value.chunks_exact(PAIR_LEN).map(|pair| {
-        let (mut id, mut minute) = ([0; 16], [0; 4]);
+fn read_pairs(key: &[u8], value: &[u8]) -> impl Iterator<Item = (CredentialId, Stamp)> {
+    let bare = key.first().is_some_and(|kind| BARE.contains(kind));
+    value.chunks_exact(PAIR_LEN).map(move |pair| {
+        let (mut id, mut number) = ([0; 16], [0; 4]);
         id.copy_from_slice(&pair[..16]);
-        minute.copy_from_slice(&pair[16..]);
-        (CredentialId::from_bytes(id), u32::from_le_bytes(minute))
+        number.copy_from_slice(&pair[16..]);
+        let number = u32::from_le_bytes(number);
+        let stamp = if bare { Stamp::new(number, None, AddressClass::Unknown) } else { Stamp(number) };
+        (CredentialId::from_bytes(id), stamp)
     })
 }
 
@@ -189,11 +271,11 @@ fn key(kind: u8, number: u64) -> Vec<u8> {
     key
 }
 
-fn pairs(used: impl Iterator<Item = (CredentialId, u32)>) -> Vec<u8> {
+fn pairs(used: impl Iterator<Item = (CredentialId, Stamp)>) -> Vec<u8> {
     let mut out = Vec::new();
-    for (id, minute) in used {
+    for (id, stamp) in used {
         out.extend_from_slice(id.as_bytes());
-        out.extend_from_slice(&minute.to_le_bytes());
+        out.extend_from_slice(&stamp.0.to_le_bytes());
     }
     out
 }
@@ -224,11 +306,14 @@ mod tests {
             let db = sled::open(dir.path()).unwrap();
             let usage = Usage::load(db.open_tree("used").unwrap(), &active).unwrap();
             for minute in 10..14 {
-                handles.iter().step_by(minute as usize).for_each(|handle| active.touch(*handle, at(minute)));
+                handles
+                    .iter()
+                    .step_by(minute as usize)
+                    .for_each(|handle| active.touch(*handle, at(minute), None, || AddressClass::Private));
                 usage.save(&active).unwrap();
             }
             // A use that is reported late does not turn the stamp back.
-            active.touch(handles[0], at(3));
+            active.touch(handles[0], at(3), None, || panic!("nobody wants to know"));
             assert_eq!(active.last_used(id(0)), Some(Timestamp::from_micros(13 * MINUTE_US)));
             assert_eq!(active.last_used(id(1)), None);
         }
@@ -244,5 +329,49 @@ mod tests {
         let pieces = usage.tree.len();
         usage.save_whole(&active, &mut usage.sizes.lock()).unwrap();
         assert_eq!((pieces, usage.tree.len()), (4, 1));
+    }
+    #[test]
+    fn a_stamp_says_when_where_and_from_where() {
+        let surfaces = Surface::ALL.into_iter().map(Some).chain([None]);
+        for (surface, address) in surfaces.flat_map(|surface| AddressClass::ALL.map(|address| (surface, address))) {
+            let used = Use { at: instant(29_900_000), surface, address };
+            assert_eq!(Stamp::new(minute_of(used.at), surface, address).read(), Some(used));
+            // Whatever the rest says, the later minute is the greater number.
+            assert!(Stamp::new(8, surface, address).0 < Stamp::new(9, None, AddressClass::Unknown).0);
+        }
+        assert_eq!(Stamp(63).read(), None);
+        assert_eq!(minute_of(Timestamp::MAX), (1 << 26) - 1);
+        let unknown = Use { at: instant(1), surface: None, address: AddressClass::Unknown };
+        assert_eq!(Stamp(1 << 6 | 63).read(), Some(unknown));
+        let (active, _) = index(2);
+        let at = |minute| Use { at: instant(minute), surface: Some(Surface::Mcp), address: AddressClass::Public };
+        assert!(active.note_use(id(1), at(7)) && active.note_use(id(1), at(6)) && !active.note_use(id(9), at(7)));
+        assert_eq!(active.last_use(id(1)), Some(at(7)));
+        assert_eq!(active.take_uses(), [(id(1), at(7))]);
+        assert!(active.take_uses().is_empty());
+    }
+
+    #[test]
+    fn bare_minutes_of_an_older_program_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = sled::open(dir.path()).unwrap().open_tree("used").unwrap();
+        let mut value = id(1).as_bytes().to_vec();
+        value.extend_from_slice(&29_900_000_u32.to_le_bytes());
+        tree.insert(key(b'w', 0), value).unwrap();
+        let (active, handles) = index(2);
+        let usage = Usage::load(tree, &active).unwrap();
+        let bare = Use { at: instant(29_900_000), surface: None, address: AddressClass::Unknown };
+        assert_eq!(active.last_use(id(1)), Some(bare));
+        assert_eq!(last_uses(&usage.tree).unwrap()[&id(1)], bare.at);
+        active.touch(handles[1], instant(29_900_001), Some(Surface::Runtime), || AddressClass::Shared);
+        usage.save(&active).unwrap();
+        assert_eq!(last_uses(&usage.tree).unwrap()[&id(1)], instant(29_900_001));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_side_store_makes_it_panic(key in proptest::collection::vec(0u8.., 0..12), value in proptest::collection::vec(0u8.., 0..100)) {
+            read_pairs(&key, &value).for_each(|(_, stamp)| assert!(stamp.read().is_none_or(|used| used.at <= Timestamp::MAX)));
+        }
     }
 }

@@ -6,6 +6,7 @@ use keyledger_events::{
     Commit, CredentialId, Event, EventId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
     commit::PlacedRecord,
     event::RevokeReason,
+    presented::Surface,
     record::{Actor, AuthMethod},
     seal::{Label, Sealed},
     secret::{PREFIX_LEN, SECRET_LEN},
@@ -353,8 +354,13 @@ fn describe(record: &Record, open: &dyn Fn(&Sealed) -> Option<String>, successor
         Event::MemberDeparted(e) if e.left_by_themselves => format!("person {} left the team", e.member),
         Event::MemberDeparted(e) => format!("person {} was removed from the team", e.member),
         Event::CredentialIssued(e) => {
-            let mut what =
-                format!("issued as {} key {} ({}…) for person {}", e.kind, name(&e.name, open), e.prefix, e.holder);
+            let mut what = format!(
+                "issued as {} key {} ({}…) for person {}",
+                e.kind,
+                text(&e.name, "name", open),
+                e.prefix,
+                e.holder
+            );
             if let Some(device) = e.companion_of {
                 what += &format!(", companion of device {device}");
             }
@@ -394,6 +400,15 @@ fn describe(record: &Record, open: &dyn Fn(&Sealed) -> Option<String>, successor
             successor.map_or(what.clone(), |new| format!("{what}, because {new} takes over"))
         }
         Event::CredentialHandedOver(e) => format!("handed over from person {} to person {}", e.from, e.to),
+        Event::CredentialLeaked(e) => {
+            let place = e.place.as_ref().map_or("a place nobody named".to_owned(), |place| text(place, "place", open));
+            let source = e.source.as_ref().map(|source| format!(", as {source:?} says")).unwrap_or_default();
+            format!("its secret was found at {place}{source}")
+        }
+        Event::DeadKeyPresented(e) => {
+            let surface = e.surface.map_or("a surface nobody named", Surface::name);
+            format!("still presented on {surface} from {}, at {}", e.address.words(), e.presented_at)
+        }
         Event::PairingDenied(_) => "a pairing was denied".to_owned(),
         Event::PersonErased(e) => format!("person {}'s sealing key erased", e.person),
         Event::SigningKeyRotated(_) => "the ledger's signing key gave way to another".to_owned(),
@@ -401,10 +416,11 @@ fn describe(record: &Record, open: &dyn Fn(&Sealed) -> Option<String>, successor
     }
 }
 
-fn name(label: &Label, open: &dyn Fn(&Sealed) -> Option<String>) -> String {
+/// What stands in a label, quoted; `what` it is, if that can't be read.
+fn text(label: &Label, what: &str, open: &dyn Fn(&Sealed) -> Option<String>) -> String {
     match label {
         Label::Clear(text) => format!("{text:?}"),
-        Label::Sealed(sealed) => open(sealed).map_or("[name sealed]".to_owned(), |text| format!("{text:?}")),
+        Label::Sealed(sealed) => open(sealed).map_or(format!("[{what} sealed]"), |text| format!("{text:?}")),
     }
 }
 

@@ -6,12 +6,14 @@ mod support;
 use std::time::Duration;
 
 use keyledger_events::{
-    Commit, CredentialId, Event, PersonId, TeamId, Timestamp,
+    Commit, CredentialId, Event, PersonId, PlaceId, TeamId, Timestamp,
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, MemberDepartedV1, MemberJoinedV1, PolicyChangedV1, PolicyV1,
-        RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, MemberDepartedV1,
+        MemberJoinedV1, PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1,
+        TeamCreatedV1,
     },
+    presented::AddressClass,
     record::Actor,
     secret::Kind,
     team::Fact,
@@ -139,6 +141,16 @@ fn handed(credential: CredentialId, from: PersonId, to: PersonId) -> Fact {
     fact(Event::CredentialHandedOver(CredentialHandedOverV1 { credential, from, to }))
 }
 
+fn leaked(credential: CredentialId) -> Fact {
+    let place_id = PlaceId::from_bytes([1; 16]);
+    fact(Event::CredentialLeaked(CredentialLeakedV1 { credential, place: None, place_id, source: None }))
+}
+
+fn presented(credential: CredentialId, presented_at: Timestamp) -> Fact {
+    let (surface, address) = (None, AddressClass::Public);
+    fact(Event::DeadKeyPresented(DeadKeyPresentedV1 { credential, presented_at, surface, address }))
+}
+
 fn policy(lifetime_days_max: u16, never_allowed: bool) -> Fact {
     let policy = PolicyV1 { lifetime_days_max, never_allowed, admins_only: false };
     fact(Event::PolicyChanged(PolicyChangedV1 { policy }))
@@ -257,6 +269,17 @@ const ROWS: &[Row] = &[
             vec![one.clone(), one]
         },
         "issued twice",
+    ),
+    ("a leak that ends nothing", |s| vec![leaked(s.key)], "not ended because of it"),
+    ("a leak whose end is another's", |s| vec![leaked(s.key), revoked(s.key)], "not ended because of it"),
+    ("a leak that ends its key", |s| vec![leaked(s.key), Fact { cause: Some(0), ..revoked(s.key) }], ""),
+    ("a leak of what has ended", |s| vec![leaked(s.ended)], ""),
+    ("a living key is presented as dead", |s| vec![presented(s.key, s.town.now)], "but lives"),
+    ("a dead key is presented", |s| vec![presented(s.ended, s.town.now)], ""),
+    (
+        "a dead key is presented in the future",
+        |s| vec![presented(s.ended, s.town.now.plus(DAY))],
+        "in the future",
     ),
     (
         "in another team's stream",

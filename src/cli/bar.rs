@@ -22,6 +22,11 @@ impl Bar {
         Self::new("{bar:40} {human_pos} of {human_len} commits, {per_sec}, {eta} left")
     }
 
+    /// Of bytes, nobody knows how many.
+    pub fn of_unknown_bytes() -> Self {
+        Self::new("{spinner} {bytes} read, {bytes_per_sec}")
+    }
+
     fn new(template: &str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
         Self(bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())))

@@ -142,7 +142,7 @@ pub fn credentials(rows: &[Value]) -> String {
             ("STATUS", &|row| text(row, "key_status")),
             ("CREATED", &|row| when(row, "created_at")),
             ("EXPIRES", &|row| when(row, "expires_at")),
-            ("LAST USED", &|row| when(row, "last_used_at")),
+            ("LAST USED", &|row| presented(&row["last_used"])),
         ],
     )
 }
@@ -175,16 +175,22 @@ pub fn show(client: &Client, output: Output, args: &ShowArgs) -> Result<(), Fail
             "departed",
             "created_at",
             "last_used_at",
+            "last_used",
             "expires_at",
             "revoked_at",
             "revoke_reason",
             "revoke_note",
+            "dead_presented",
             "device_id",
             "companion_id",
             "rotated_from",
             "rotated_to",
         ];
-        let mut shown = facts(credential, &names);
+        let mut shown = credential.clone();
+        for name in ["last_used", "dead_presented"] {
+            shown[name] = json!(presented(&credential[name]));
+        }
+        let mut shown = facts(&shown, &names);
         if args.history {
             shown += "\n\n";
             shown += &events(rows(credential, "history"));
@@ -192,6 +198,20 @@ pub fn show(client: &Client, output: Output, args: &ShowArgs) -> Result<(), Fail
         shown
     });
     Ok(())
+}
+
+/// Where a key was presented, and when, in a few words; nothing if it was not.
+fn presented(place: &Value) -> String {
+    if place.is_null() {
+        return String::new();
+    }
+    let parts = [when(place, "at"), text(place, "surface"), text(place, "address")];
+    parts
+        .iter()
+        .filter(|part| !matches!(part.as_str(), "" | "unknown"))
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Events as a table.

@@ -17,6 +17,7 @@ mod output;
 pub mod replay;
 mod rotate_signing_key;
 mod saved;
+mod scan;
 mod serve;
 mod service_token;
 mod trail;
@@ -92,6 +93,10 @@ enum Command {
         #[command(subcommand)]
         command: replay::Command,
     },
+    /// Look for this ledger's secrets in files and streams; signed in, tell which of them live, and end those.
+    #[command(after_help = "Exit codes: 0 nothing found, 1 found, 2 wrong use or something could not be read.\n\
+                            Git's history: git log -p --all | keyledger scan -")]
+    Scan(scan::Args),
     /// Check the settings, the data directory and the server.
     Doctor(doctor::Args),
     /// Replace the key that signs tree heads; for operators, with the server stopped.
@@ -166,6 +171,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(args) => export::run(&global, output, &args),
         Command::Statement => bundle::statement(&client()?, output),
         Command::Replay { command } => replay::run(command, output, &global),
+        Command::Scan(args) => scan::run(&global, output, &args),
         Command::Doctor(args) => doctor::run(&global, output, &args),
         Command::RotateSigningKey(args) => rotate_signing_key::run(output, &args),
         Command::ServiceToken(args) => service_token::run(&client()?, output, &args),
@@ -175,13 +181,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn finish(result: Result<(), Failure>) -> ExitCode {
     let Err(failure) = result else { return ExitCode::SUCCESS };
-    match &failure {
+    say(&failure);
+    ExitCode::from(failure.code())
+}
+
+/// Says on standard error how a command went wrong.
+fn say(failure: &Failure) {
+    match failure {
         Failure::Refused(sentence) | Failure::Usage(sentence) | Failure::Damaged(sentence) => {
             eprintln!("keyledger: {}", crate::scrub::scrub(&output::plain(sentence)));
         }
         Failure::Said(_) => {}
     }
-    ExitCode::from(failure.code())
 }
 
 /// Arguments stand in the process list and in shells' histories. Of secrets only a link is taken there: it works once.
@@ -251,6 +262,9 @@ mod tests {
             "export --format jsonl f",
             "export --format csv --from 2026-03-03T12:00:00Z --to 2026-04-03T12:00:00Z f --resume",
             "export --format ocsf -",
+            "scan .",
+            "scan - src --offline --respect-ignore --json",
+            "scan . --revoke",
             "doctor",
             "doctor --data d",
             "rotate-signing-key",
@@ -265,6 +279,8 @@ mod tests {
         }
         for line in [
             "",
+            "scan",
+            "scan . --revoke --offline",
             "export",
             "export team.bundle --from yesterday",
             "statement x",

@@ -88,6 +88,27 @@ pub fn read_json<T: DeserializeOwned + Validate<Context = ()>>(body: &[u8]) -> R
     serde_json::from_slice(body).map_err(|error| unreadable_json(&error)).and_then(validated)
 }
 
+/// Reads and checks a JSON array, of at most so many elements, that is already in memory.
+///
+/// # Errors
+/// A 400 problem.
+pub fn read_json_array<T: DeserializeOwned + Validate<Context = ()>>(
+    body: &[u8],
+    len_max: usize,
+) -> Result<Vec<T>, Problem> {
+    let values: Vec<Value> = serde_json::from_slice(body).map_err(|error| unreadable_json(&error))?;
+    if values.len() > len_max {
+        let detail = format!("The body must be an array of at most {len_max} elements.");
+        return Err(Problem::bad_request("invalid_field", detail));
+    }
+    let one = |value: Value| match value {
+        // serde would take an array for a struct's fields in their order.
+        Value::Object(_) => serde_json::from_value(value).map_err(|error| unreadable_json(&error)).and_then(validated),
+        _ => Err(Problem::bad_request("invalid_field", "The body must be an array of JSON objects.")),
+    };
+    values.into_iter().map(one).collect()
+}
+
 /// Refuses every content type but JSON's.
 ///
 /// # Errors

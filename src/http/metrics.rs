@@ -93,6 +93,8 @@ pub struct Metrics {
     pub expiries_swept: Counter,
     /// Events in the newest tree head that enough witnesses have cosigned.
     pub witnessed_positions: Gauge,
+    /// Presentations of dead keys that could not be noted.
+    pub dead_keys_dropped: Counter,
     /// Heads that a witness was asked about and has not cosigned.
     pub witness_failures: Counter,
     /// Followers of the feed.
@@ -138,6 +140,7 @@ impl Metrics {
             log_poisoned: gauge("keyledger_log_poisoned"),
             expiries_swept: count("keyledger_expiries_swept_total"),
             witnessed_positions: gauge("keyledger_witnessed_positions"),
+            dead_keys_dropped: count("keyledger_dead_keys_dropped_total"),
             witness_failures: count("keyledger_witness_failures_total"),
             feed_followers: gauge("keyledger_feed_followers"),
             feed_messages: count("keyledger_feed_messages_total"),
@@ -209,6 +212,7 @@ fn describe() {
     describe_gauge!("keyledger_log_poisoned", "1 once a failed fsync has ended all writing, else 0");
     describe_counter!("keyledger_expiries_swept_total", "Expiries recorded by the sweeper");
     describe_gauge!("keyledger_witnessed_positions", "Events in the newest tree head that meets the witness policy");
+    describe_counter!("keyledger_dead_keys_dropped_total", "Presentations of dead keys that could not be noted");
     describe_counter!("keyledger_witness_failures_total", "Attempts to have a tree head cosigned that failed");
     describe_gauge!("keyledger_feed_followers", "Followers of the feed now");
     describe_counter!("keyledger_feed_messages_total", "Messages sent to followers of the feed");

@@ -3,8 +3,11 @@
 //! Characters that could forge a log line, drive a terminal, or make two names look alike are refused, not replaced.
 
 use garde::Validate;
+use keyledger_events::secret::SecretHash;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+
+use super::Problem;
 
 /// The longest name, in characters.
 pub const NAME_CHARS_MAX: usize = 100;
@@ -66,6 +69,16 @@ macro_rules! text {
 text!(Name, name);
 text!(Note, note);
 
+/// The hash of a secret, from 64 hexadecimal digits.
+///
+/// # Errors
+/// 400; it repeats nothing of what was sent.
+pub fn hex_hash(digits: &str) -> Result<SecretHash, Problem> {
+    blake3::Hash::from_hex(digits)
+        .map(|hash| SecretHash(*hash.as_bytes()))
+        .map_err(|_| Problem::bad_request("invalid_field", "A hash has 64 hexadecimal digits."))
+}
+
 /// garde rule: a name, which may have space around it.
 ///
 /// # Errors
@@ -103,7 +116,7 @@ fn visible(text: &str) -> garde::Result {
 
 /// Control characters, bidirectional formatting (Unicode TR 36 §2.5.2), zero-width and other invisible ones, line and
 /// paragraph separators, private use, tags, variation selectors' supplement.
-fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'

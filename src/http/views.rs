@@ -3,6 +3,7 @@
 use keyledger_events::{
     CredentialId, Event, EventId, PersonId, Position, TeamId, Timestamp,
     commit::PlacedRecord,
+    presented::{AddressClass, Surface},
     record::{Actor, AuthMethod, RecordHash},
     secret::Kind,
 };
@@ -10,6 +11,7 @@ use keyledger_projections::team_view::{
     TeamView, Until,
     directory::{EndReason, Row, Status},
 };
+use keyledger_projections::usage::Use;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -43,6 +45,10 @@ pub struct CredentialBody {
     /// To the minute.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<Timestamp>,
+    /// The same use, with where it was.
+    last_used: Option<UseBody>,
+    /// When and where it was last presented after its end, if it was: at most one a UTC day is noted.
+    dead_presented: Option<UseBody>,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// When it ended, by whatever cause.
@@ -64,6 +70,26 @@ pub struct CredentialBody {
     rotated_to: Option<CredentialId>,
 }
 
+/// Where a key was presented, and when.
+#[derive(Serialize, ToSchema)]
+pub struct UseBody {
+    /// A use to the minute.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// `runtime`, `mcp`, `agent` or `management`; none: nobody said.
+    #[schema(value_type = Option<String>)]
+    surface: Option<Surface>,
+    /// `loopback`, `private`, `shared` (a provider's address translation), `public` or `unknown`.
+    #[schema(value_type = String)]
+    address: AddressClass,
+}
+
+impl From<Use> for UseBody {
+    fn from(Use { at, surface, address }: Use) -> Self {
+        Self { at, surface, address }
+    }
+}
+
 /// Writes a row out, as it stands at `now`.
 pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) -> CredentialBody {
     let status = row.status(now);
@@ -73,6 +99,7 @@ pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) ->
         (None, Status::Expired) => (row.expires_at, Some(EndReason::Expired.name()), None),
         (None, _) => (None, None, None),
     };
+    let last_used = app.projections.active().last_use(row.id);
     CredentialBody {
         id: row.id,
         kind: row.kind,
@@ -84,7 +111,9 @@ pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) ->
         departed: view.members.get(&row.holder).is_none_or(|member| member.departed_at.is_some()),
         key_status: status.name(),
         created_at: row.issued_at,
-        last_used_at: app.projections.active().last_used(row.id),
+        last_used_at: last_used.map(|used| used.at),
+        last_used: last_used.map(UseBody::from),
+        dead_presented: row.dead_presented.map(UseBody::from),
         expires_at: row.expires_at,
         revoked_at,
         revoke_reason,

@@ -70,6 +70,17 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ),
         ("POST /api/v1/desktop/pair/poll", Anyone, json!({ "device_code": "dc-none" })),
         ("POST /api/v1/desktop/pair/start", Anyone, json!({ "device_name": "laptop" })),
+        (
+            "POST /api/v1/leaks",
+            Anyone,
+            json!([{ "token": "x", "type": "t", "url": "https://x.example/", "source": "commit" }]),
+        ),
+        ("POST /api/v1/leaks/check", Roles("oamvu"), json!({ "hashes": ["ab".repeat(32)] })),
+        (
+            "POST /api/v1/leaks/revoke",
+            Roles("oamv"),
+            json!({ "finds": [{ "hash": "ab".repeat(32), "place": "a:1" }], "source": "scan" }),
+        ),
         ("GET /api/v1/members", Roles("oamvu"), none()),
         ("POST /api/v1/members/invitations", Roles("oa"), json!({ "role": "viewer" })),
         ("DELETE /api/v1/members/{id}", Roles("oa"), none()),
@@ -95,6 +106,14 @@ fn table() -> Vec<(&'static str, Who, Value)> {
         ),
         ("GET /api/v1/teams", Person, none()),
         ("POST /api/v1/teams", Person, json!({ "name": "matrix" })),
+        (
+            "POST /api/v1/usage",
+            Keys(&["sv"]),
+            json!({
+                "uses": [{ "credential_id": id, "at": "2026-03-03T12:00:00Z", "surface": "mcp", "address": "private" }],
+                "dead": [{ "credential_id": id, "at": "2026-03-03T12:00:00Z", "surface": null, "address": "public" }],
+            }),
+        ),
         ("POST /api/v1/verify", Keys(&["sk", "ak", "dk", "sv"]), json!({ "surface": null, "team_id": null })),
         ("POST /api/v1/verify/batch", Keys(&["sv"]), json!({ "keys": ["x"], "surface": "runtime" })),
         ("GET /api/v1/whoami", Anybody, none()),

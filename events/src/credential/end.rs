@@ -35,14 +35,7 @@ impl Revoke {
     /// # Errors
     /// [`Refusal`].
     pub fn decide(self, team: &TeamState, now: Timestamp) -> Decision {
-        let key = team.credentials.get(&self.credential);
-        if let Revoker::Person(person) = self.by {
-            let role = team.role(person)?;
-            let key = key.filter(|key| may_see(role, person, key)).ok_or(Refusal::UnknownCredential)?;
-            may_end(role, person, key)?;
-        }
-        let key = key.ok_or(Refusal::UnknownCredential)?;
-        if !key.alive(now) {
+        if !ended_by(self.by, team, self.credential)?.alive(now) {
             return Ok(Vec::new());
         }
         let mut facts = Vec::with_capacity(2);
@@ -109,6 +102,17 @@ pub(crate) fn end_with_companion(
         });
         facts.push(Fact { event, cause: Some(cause) });
     }
+}
+
+/// The credential, if this revoker may end it.
+pub(super) fn ended_by(by: Revoker, team: &TeamState, credential: CredentialId) -> Result<&Credential, Refusal> {
+    let key = team.credentials.get(&credential);
+    if let Revoker::Person(person) = by {
+        let role = team.role(person)?;
+        let key = key.filter(|key| may_see(role, person, key)).ok_or(Refusal::UnknownCredential)?;
+        may_end(role, person, key)?;
+    }
+    key.ok_or(Refusal::UnknownCredential)
 }
 
 /// The issuer, whoever answers for it, an admin or the owner; auditors change nothing.

@@ -3,7 +3,7 @@
 use super::{Member, TeamState, may_hold};
 use crate::{
     CredentialId, Event, PersonId, Record, RecordHash, Revision, TeamId, Timestamp,
-    credential::{self, Credential},
+    credential::{self, Credential, LEAK_PLACES_MAX},
     event::Role,
     record::{Actor, StreamHead},
     seal::Label,
@@ -102,6 +102,20 @@ impl TeamState {
                 ensure(shorter && key.expires_at == e.from, "an expiry that is not shortened")?;
                 key.expires_at = Some(e.to);
             }
+            Event::CredentialLeaked(e) => {
+                let key = self.credentials.get_mut(&e.credential).ok_or("a leak of what never was")?;
+                ensure(key.leaks.len() < LEAK_PLACES_MAX, "too many leaks of one credential")?;
+                ensure(!key.leaks.contains(&e.place_id), "the same leak twice")?;
+                key.leaks.push(e.place_id);
+            }
+            Event::DeadKeyPresented(e) => {
+                ensure(record.meta.actor == Actor::System, "a dead key's knock is heard by somebody")?;
+                ensure(e.presented_at <= record.recorded_at, "a dead key knocks in the future")?;
+                let key = self.credentials.get_mut(&e.credential).ok_or("what never was is presented")?;
+                ensure(!key.alive(record.recorded_at), "a living key is presented as dead")?;
+                ensure(key.is_first_of_its_day(e.presented_at), "a dead key knocks twice a day")?;
+                key.dead_presented_at = Some(e.presented_at);
+            }
             Event::CredentialHandedOver(e) => {
                 by_people_only(record)?;
                 let heir = self.present(e.to).is_some_and(may_hold);
@@ -156,6 +170,8 @@ fn issued(record: &Record, kind: Kind, holder: PersonId, expires_at: Option<Time
         companion_of: None,
         ended: false,
         revision: record.revision,
+        leaks: Vec::new(),
+        dead_presented_at: None,
     }
 }
 

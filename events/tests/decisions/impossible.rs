@@ -1,13 +1,14 @@
 //! Histories that no decision writes: the fold refuses each, so a replay proves the rules.
 
 use keyledger_events::{
-    CorrelationId, Event, EventId, Meta, PersonId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
+    CorrelationId, Event, EventId, Meta, PersonId, PlaceId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PersonErasedV1,
-        PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1,
-        TeamCreatedV1,
+        CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
+        MemberDepartedV1, MemberJoinedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1,
+        ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
     },
+    presented::AddressClass,
     record::{Actor, AuthMethod},
     seal::Label,
     secret::Kind,
@@ -169,6 +170,9 @@ fn no_history_breaks_a_rule() {
             Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate: String::new() }),
         ),
         ("sealed outside the system stream", sealed(1)),
+        ("a leak of what never was", leaked(99, 1)),
+        ("a knock of what never was", knocked(99, late)),
+        ("a knock of what lives", knocked(1, late)),
     ];
     for (name, event) in rows {
         let mut state = story().state;
@@ -193,6 +197,30 @@ fn a_seal_is_the_ledgers_own_and_never_of_less() {
     assert!(!by(Actor::System, 4));
     assert!(by(Actor::System, 5), "two that sealed at once");
     assert_eq!(seal(5).decide(&system), Ok(vec![]), "sealed by somebody else meanwhile");
+}
+
+fn leaked(number: u32, place: u8) -> Event {
+    let (place, place_id) = (None, PlaceId::from_bytes([place; 16]));
+    Event::CredentialLeaked(CredentialLeakedV1 { credential: key(number), place, place_id, source: None })
+}
+
+fn knocked(number: u32, presented_at: Timestamp) -> Event {
+    let (credential, address) = (key(number), AddressClass::Public);
+    Event::DeadKeyPresented(DeadKeyPresentedV1 { credential, presented_at, surface: None, address })
+}
+
+#[test]
+fn a_place_is_told_once_and_a_knock_once_a_day_by_the_ledger_alone() {
+    let mut state = story().given([crate::story::revoke(OWNER, 1)]).state;
+    let mut by = |actor, at, event| apply(&mut state, ACME, actor, at, event).is_ok();
+    let late = START.plus(DAY * 4);
+    assert!(by(Actor::System, late, leaked(1, 1)) && by(Actor::System, late, leaked(1, 2)));
+    assert!(!by(Actor::System, late, leaked(1, 1)), "the same place again");
+    assert!(!by(Actor::Person(OWNER), late, knocked(1, late)), "somebody hears a knock");
+    assert!(!by(Actor::System, late, knocked(1, late.plus(DAY))), "a knock in the future");
+    assert!(by(Actor::System, late, knocked(1, late)));
+    assert!(!by(Actor::System, late, knocked(1, late)), "twice a day");
+    assert!(by(Actor::System, late.plus(DAY), knocked(1, late.plus(DAY))));
 }
 
 fn start_of(end: &Timestamp) -> Timestamp {

@@ -6,6 +6,7 @@
 mod departures;
 mod devices;
 mod expiry;
+mod found;
 mod impossible;
 mod issuing;
 mod members;

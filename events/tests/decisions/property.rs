@@ -72,6 +72,8 @@ fn command() -> impl Strategy<Value = When> {
         3 => (person(), person(), some_keys(), heirs()).prop_map(|(by, member, revoke, hand_over)| {
             When::Depart { by, member, revoke, hand_over, revision: None }
         }),
+        3 => (prop::option::of(person()), 0..KEYS, 0..3u8).prop_map(|(by, key, place)| When::Leak { by, key, place }),
+        3 => (0..KEYS, 0..100_000u64).prop_map(|(key, ago)| When::Knock { key, ago: Duration::from_secs(ago) }),
         1 => person().prop_map(|by| When::Deny { by }),
         1 => (person(), person(), any::<bool>())
             .prop_map(|(by, person, still_member)| When::Erase { by, person, still_member }),
@@ -125,6 +127,7 @@ impl Step {
                 *new = fresh();
             }
             When::Revoke { key, .. } | When::RevokeSelf { key } | When::Expire { key } => known(key),
+            When::Leak { key, .. } | When::Knock { key, .. } => known(key),
             When::Depart { member, revoke, hand_over, .. } => {
                 let theirs: Vec<Key> = (0..issued)
                     .filter(|number| state.credentials.get(&key(*number)).is_some_and(|key| key.holder == *member))
@@ -195,11 +198,12 @@ fn judge(command: &When, facts: &[Fact], before: &TeamState, now: Timestamp) {
         When::Issue { by, kind, .. } => issuer(by) && matches!(kind, Kind::Integration | Kind::Agent),
         When::Pair { by, .. } => issuer(by),
         When::Rotate { by, key, .. } => issuer(by) && (admin(by) || credential(key).holder == *by),
-        When::Revoke { by, key } => {
+        When::Revoke { by, key } | When::Leak { by: Some(by), key, .. } => {
             let own = credential(key).issued_by == *by || credential(key).holder == *by;
             admin(by) || (own && matches!(role(by), Some(Role::Member | Role::Viewer)))
         }
-        When::RevokeSelf { .. } | When::Expire { .. } => true,
+        When::RevokeSelf { .. } | When::Expire { .. } | When::Leak { by: None, .. } => true,
+        When::Knock { .. } | When::KnockAhead { .. } => true,
         When::Role { by, role: new, .. } => {
             admin(by) && (*new != Role::Owner || facts.is_empty() || role(by) == Some(Role::Owner))
         }
@@ -243,6 +247,19 @@ fn judge(command: &When, facts: &[Fact], before: &TeamState, now: Timestamp) {
             }
             Event::CredentialRevoked(e) => {
                 assert!(before.credentials[&e.credential].alive(now), "only what lives is revoked");
+            }
+            Event::CredentialLeaked(e) => {
+                let ends = facts.iter().any(|fact| match &fact.event {
+                    Event::CredentialRevoked(end) => end.credential == e.credential && fact.cause == Some(index),
+                    _ => false,
+                });
+                assert_eq!(before.credentials[&e.credential].alive(now), ends, "a leak ends what lives");
+            }
+            Event::DeadKeyPresented(e) => {
+                let day = |at: Timestamp| at.micros() / 86_400_000_000;
+                let key = &before.credentials[&e.credential];
+                assert!(!key.alive(now) && e.presented_at <= now);
+                assert!(key.dead_presented_at.is_none_or(|last| day(last) < day(e.presented_at)));
             }
             _ => {}
         }

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use keyledger_events::{
-    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Record, RecordHash, Revision,
-    TeamId, Timestamp,
+    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, PlaceId, Record, RecordHash,
+    Revision, TeamId, Timestamp,
     commit::{COMMIT_FORMAT, Envelope, NewEvent, RequestDigest},
-    credential::{Credential, Expire, Issue, IssueService, KeyMaterial, PairDevice, Revoke, Revoker, Rotate},
+    credential::{
+        Credential, Expire, Issue, IssueService, KeyMaterial, NoteDeadKey, PairDevice, ReportLeak, Revoke, Revoker,
+        Rotate,
+    },
     event::{PolicyV1, RevokeReason, Role},
+    presented::{AddressClass, Surface},
     record::{self, Actor, AuthMethod, RecordHeader, StreamHead},
     seal::{Label, Sealed},
     secret::{Kind, RANDOM_LEN, Secret},
@@ -69,6 +73,9 @@ pub enum When {
     Depart { by: PersonId, member: PersonId, revoke: Vec<Key>, hand_over: Vec<(Key, PersonId)>, revision: Option<u64> },
     Deny { by: PersonId },
     Erase { by: PersonId, person: PersonId, still_member: bool },
+    Leak { by: Option<PersonId>, key: Key, place: u8 },
+    Knock { key: Key, ago: Duration },
+    KnockAhead { key: Key, by: Duration },
 }
 
 pub fn issue(by: PersonId, kind: Kind, days: impl Into<Option<u16>>, new: Key) -> When {
@@ -154,6 +161,17 @@ impl When {
             }
             Self::Deny { by } => DenyPairing { actor: by, device_name: sealed(by) }.decide(team),
             Self::Erase { by, person, still_member } => ErasePerson { actor: by, person, still_member }.decide(team),
+            Self::Leak { by, key: number, place } => {
+                let by = by.map_or(Revoker::Holder, Revoker::Person);
+                let (place_id, place) =
+                    (PlaceId::from_bytes([place; 16]), Some(Label::Clear(format!("place {place}"))));
+                ReportLeak { by, credential: key(number), place, place_id, source: None }.decide(team, now)
+            }
+            Self::Knock { key: number, ago } => {
+                let at = Timestamp::from_micros(now.micros() - ago.as_micros() as u64);
+                knock(number, at).decide(team, now)
+            }
+            Self::KnockAhead { key: number, by } => knock(number, now.plus(by)).decide(team, now),
         }
     }
 
@@ -172,9 +190,15 @@ impl When {
             | Self::Erase { by, .. } => Actor::Person(*by),
             Self::Join { member, .. } => Actor::Person(*member),
             Self::RevokeSelf { key: number } => Actor::Credential(key(*number)),
-            Self::Expire { .. } => Actor::System,
+            Self::Leak { by: Some(by), .. } => Actor::Person(*by),
+            Self::Expire { .. } | Self::Leak { .. } | Self::Knock { .. } | Self::KnockAhead { .. } => Actor::System,
         }
     }
+}
+
+fn knock(number: Key, at: Timestamp) -> NoteDeadKey {
+    let (surface, address) = (Some(Surface::Runtime), AddressClass::Private);
+    NoteDeadKey { credential: key(number), at, surface, address }
 }
 
 fn sealed(person: PersonId) -> Label {

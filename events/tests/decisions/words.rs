@@ -37,6 +37,22 @@ pub fn show(fact: &Fact, now: Timestamp) -> String {
         Event::CredentialHandedOver(e) => {
             format!("handed over {} from {} to {}", which(e.credential), who(e.from), who(e.to))
         }
+        Event::CredentialLeaked(e) => {
+            let place = e.place.as_ref().map(|place| match place {
+                keyledger_events::seal::Label::Clear(place) => place.as_str(),
+                keyledger_events::seal::Label::Sealed(_) => "somewhere",
+            });
+            format!("leaked {} at {}", which(e.credential), place.unwrap_or("nowhere"))
+        }
+        Event::DeadKeyPresented(e) => {
+            let surface = e.surface.map_or("any", keyledger_events::presented::Surface::name);
+            format!(
+                "dead {} on {surface} from {} at {}",
+                which(e.credential),
+                e.address.name(),
+                relative(e.presented_at, now)
+            )
+        }
         Event::PairingDenied(_) => "pairing denied".to_owned(),
         Event::ServiceCredentialIssued(e) => {
             format!("service {} for {} {}", which(e.credential), who(e.holder), ends(e.expires_at))

@@ -6,15 +6,17 @@
 use std::collections::BTreeSet;
 
 use keyledger_events::{
-    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash,
-    Revision, TeamId, Timestamp,
+    CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, PlaceId, Position, Record,
+    RecordHash, Revision, TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
-        PersonErasedV1, PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
+        MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, Role,
+        RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
     },
     head::HeadSigner,
+    presented::{AddressClass, Surface},
     record::{Actor, StreamHead},
     rotation::Certificate,
     seal::{Label, Sealed},
@@ -114,6 +116,20 @@ fn events() -> Vec<Event> {
         Event::HistorySealed(HistorySealedV1 { through: Position(300), teams: 7, root: MapRoot([0x71; 32]) }),
         rotated(),
     ]);
+    let place_id = PlaceId::from_bytes([0x73; 16]);
+    events.extend([
+        Event::CredentialLeaked(CredentialLeakedV1 {
+            credential,
+            place: Some(label()),
+            place_id,
+            source: Some("commit".into()),
+        }),
+        Event::CredentialLeaked(CredentialLeakedV1 { credential, place: None, place_id, source: None }),
+    ]);
+    let surfaces = Surface::ALL.into_iter().map(Some).chain([None]);
+    events.extend(surfaces.zip(AddressClass::ALL).map(|(surface, address)| {
+        Event::DeadKeyPresented(DeadKeyPresentedV1 { credential, presented_at: AT, surface, address })
+    }));
     events
 }
 

@@ -1,15 +1,16 @@
 //! Any value of every type that reaches the log.
 
 use keyledger_events::{
-    CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash, Revision,
-    TeamId, Timestamp,
+    CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, PlaceId, Position, Record, RecordHash,
+    Revision, TeamId, Timestamp,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
-        PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1, ServiceCredentialIssuedV1,
-        SigningKeyRotatedV1, TeamCreatedV1,
+        CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
+        MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason,
+        Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
     },
+    presented::{AddressClass, Surface},
     record::{Actor, AuthMethod, StreamHead},
     seal::{Label, Sealed},
     secret::{KeyPrefix, Kind, RANDOM_LEN, Secret, SecretHash},
@@ -153,6 +154,17 @@ pub fn event() -> impl Strategy<Value = Event> {
         service_issued(),
         person().prop_map(|person| Event::PersonErased(PersonErasedV1 { person })),
         text().prop_map(|certificate| Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate })),
+        (credential(), option::of(label()), bytes(), option::of(text())).prop_map(
+            |(credential, place, place_id, source)| {
+                let place_id = PlaceId::from_bytes(place_id);
+                Event::CredentialLeaked(CredentialLeakedV1 { credential, place, place_id, source })
+            }
+        ),
+        (credential(), instant(), option::of(select(&Surface::ALL[..])), select(&AddressClass::ALL[..])).prop_map(
+            |(credential, presented_at, surface, address)| {
+                Event::DeadKeyPresented(DeadKeyPresentedV1 { credential, presented_at, surface, address })
+            }
+        ),
         (any::<u64>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, teams, root)| {
             Event::HistorySealed(HistorySealedV1 { through: Position(through), teams, root: MapRoot(root) })
         }),

@@ -83,7 +83,7 @@ impl Life {
     }
 }
 
-/// See the module. The writer alone writes hash, id, life and binding; readers stamp `used_minute`.
+/// See the module. The writer alone writes hash, id, life and binding; readers stamp `used`.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Entry {
@@ -92,8 +92,8 @@ pub(crate) struct Entry {
     life: AtomicU64,
     /// Which (team, holder).
     binding: AtomicU32,
-    /// The minute since the Unix epoch in which it was last used; 0: never.
-    pub(crate) used_minute: AtomicU32,
+    /// When and where it was last used: a [`crate::usage::Stamp`]; 0: never.
+    pub(crate) used: AtomicU32,
 }
 
 impl Entry {

@@ -6,7 +6,7 @@
 //! stay, so that services get the precise reason.
 
 mod chunks;
-mod entry;
+pub(crate) mod entry;
 mod expiries;
 mod ids;
 mod nameless;
@@ -45,7 +45,7 @@ use self::{
 pub use self::{
     entry::State,
     snapshot::{ActiveRow, Frozen, RestoreError, write_name, write_row},
-    verdict::{Denied, Handle, Surface, UnknownSurface, Verdict},
+    verdict::{Denied, Handle, Known, Surface, UnknownSurface, Verdict},
 };
 use crate::{Digest, feed::Change};
 
@@ -188,6 +188,25 @@ impl Active {
             return Err(Denied::WrongSurface(verdict));
         }
         Ok(verdict)
+    }
+
+    /// What is known of a secret by its hash, dead or alive.
+    pub fn known(&self, hash: &SecretHash, now: Timestamp) -> Option<Known> {
+        let (_, entry) = self.find(&hash_words(hash))?;
+        self.known_entry(entry, now)
+    }
+
+    /// The same by a credential's id.
+    pub fn known_by_id(&self, credential: CredentialId, now: Timestamp) -> Option<Known> {
+        let (_, entry) = self.entry_of(&self.writer.read(), credential)?;
+        self.known_entry(entry, now)
+    }
+
+    fn known_entry(&self, entry: &Entry, now: Timestamp) -> Option<Known> {
+        let (team, holder) = self.bindings.get(entry.binding())?.get();
+        let life = entry.life();
+        let alive = life.state() == State::Alive && !life.is_over(now);
+        Some(Known { credential: entry.credential(), kind: life.kind(), team, holder, alive })
     }
 
     #[inline]

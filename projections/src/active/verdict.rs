@@ -1,60 +1,7 @@
 //! What the verifier is asked and what it answers.
 
-use std::str::FromStr;
-
+pub use keyledger_events::presented::{Surface, UnknownSurface};
 use keyledger_events::{CredentialId, PersonId, TeamId, Timestamp, secret::Kind};
-
-/// Where a credential is presented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Surface {
-    /// The products' programming interface.
-    Runtime,
-    /// Model Context Protocol servers.
-    Mcp,
-    /// The agents' interface.
-    Agent,
-    /// The ledger's own management calls, which never include credentials.
-    Management,
-}
-
-impl Surface {
-    /// All surfaces.
-    pub const ALL: [Self; 4] = [Self::Runtime, Self::Mcp, Self::Agent, Self::Management];
-
-    /// Its name on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Runtime => "runtime",
-            Self::Mcp => "mcp",
-            Self::Agent => "agent",
-            Self::Management => "management",
-        }
-    }
-
-    /// Whether it takes credentials of this kind.
-    pub const fn takes(self, kind: Kind) -> bool {
-        match self {
-            Self::Runtime => matches!(kind, Kind::Integration | Kind::Device),
-            Self::Mcp => matches!(kind, Kind::Integration),
-            Self::Agent => matches!(kind, Kind::Agent),
-            Self::Management => matches!(kind, Kind::Device),
-        }
-    }
-}
-
-impl FromStr for Surface {
-    type Err = UnknownSurface;
-
-    fn from_str(text: &str) -> Result<Self, UnknownSurface> {
-        Self::ALL.into_iter().find(|surface| surface.name() == text).ok_or(UnknownSurface)
-    }
-}
-
-/// No surface has this name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a surface: runtime, mcp, agent or management")]
-pub struct UnknownSurface;
 
 /// An entry of the index, for as long as this index lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +28,21 @@ pub struct Verdict {
     pub expires_at: Option<Timestamp>,
     /// Where its name lies: [`super::Active::name`].
     pub handle: Handle,
+}
+
+/// What is known of a credential, dead or alive: for the ledger's own work, never for whoever presents a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its id.
+    pub credential: CredentialId,
+    /// Its kind.
+    pub kind: Kind,
+    /// The team it belongs to.
+    pub team: TeamId,
+    /// Who answers for it.
+    pub holder: PersonId,
+    /// Whether it would be accepted.
+    pub alive: bool,
 }
 
 /// Why a credential is not accepted. Whoever presents it learns of [`Denied::WrongSurface`] and nothing else: all the

@@ -13,6 +13,7 @@ use keyledger_events::{
 };
 
 use super::columns::{Column, Persons};
+use crate::usage::Use;
 
 /// All credentials of one team. Changed by its [`super::TeamView`] only.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +61,8 @@ pub struct Row {
     pub rotated_to: Option<CredentialId>,
     /// The last event about it, for its `ETag`.
     pub last_position: Position,
+    /// When and from where it was last presented after its end, as far as that is recorded: at most once a UTC day.
+    pub dead_presented: Option<Use>,
     /// The revision of the last event that changed what it is worth or who answers for it: its ETag.
     pub revision: Revision,
 }
@@ -328,6 +331,7 @@ impl Directory {
                     rotated_from: e.rotated_from,
                     rotated_to: None,
                     last_position: position,
+                    dead_presented: None,
                     revision: placed.record.revision,
                 });
                 if let Some(device) = e.companion_of.and_then(|id| self.row_mut(id)) {
@@ -356,6 +360,7 @@ impl Directory {
                 rotated_from: None,
                 rotated_to: None,
                 last_position: position,
+                dead_presented: None,
                 revision: placed.record.revision,
             }),
             Event::CredentialRevoked(e) => self.change(e.credential, placed, |row| {
@@ -376,6 +381,17 @@ impl Directory {
                 row.expires_at = Some(row.expires_at.map_or(e.to, |end| end.min(e.to)));
             }),
             Event::CredentialHandedOver(e) => self.change(e.credential, placed, |row| row.holder = e.to),
+            Event::CredentialLeaked(e) => {
+                if let Some(row) = self.row_mut(e.credential) {
+                    row.last_position = position;
+                }
+            }
+            Event::DeadKeyPresented(e) => {
+                if let Some(row) = self.row_mut(e.credential) {
+                    row.dead_presented = Some(Use { at: e.presented_at, surface: e.surface, address: e.address });
+                    row.last_position = position;
+                }
+            }
             _ => {}
         }
     }

@@ -88,6 +88,8 @@ struct Open {
     /// Devices ended whose companion lives on.
     cascades: Vec<Cascade>,
     departed: Vec<(Position, PersonId)>,
+    /// Living credentials whose secret was found, by the event that says so: it must end them.
+    leaked: Vec<(Position, CredentialId, EventId)>,
 }
 
 struct Cascade {
@@ -228,6 +230,8 @@ impl History {
             }
             Event::CredentialRevoked(e) => {
                 let slot = self.alive(team, e.credential, "is revoked")?;
+                let because = |leak: &(_, _, EventId)| record.meta.cause == Some(leak.2);
+                self.open.leaked.retain(|leak| leak.1 != e.credential || !because(leak));
                 self.end(slot, position, record.id, State::Revoked, self.recorded_at, None);
             }
             Event::CredentialExpired(e) => {
@@ -297,6 +301,22 @@ impl History {
                 }
                 if record.meta.actor != Actor::System {
                     return Err("history is sealed by somebody who is not the ledger".into());
+                }
+            }
+            Event::CredentialLeaked(e) => {
+                if self.living(team, e.credential, "is leaked")? {
+                    self.open.leaked.push((position, e.credential, record.id));
+                }
+            }
+            Event::DeadKeyPresented(e) => {
+                if record.meta.actor != Actor::System {
+                    return Err("a dead key is noticed by somebody who is not the ledger".into());
+                }
+                if e.presented_at > self.recorded_at {
+                    return Err(format!("credential {} is presented in the future", e.credential));
+                }
+                if self.living(team, e.credential, "is presented as dead")? {
+                    return Err(format!("credential {} is presented as dead, but lives", e.credential));
                 }
             }
             Event::PairingDenied(_) | Event::PersonErased(_) => {}
@@ -402,6 +422,15 @@ impl History {
         }
     }
 
+    /// Whether a credential lives, by the events and the clock. One that is not known may have ended.
+    fn living(&self, team: u32, id: CredentialId, what: &str) -> Result<bool, String> {
+        match self.live.find(id).and_then(|slot| self.live.get(slot)) {
+            Some(live) if live.team != team => Err(format!("credential {id} {what} in another team's stream")),
+            Some(live) => Ok(live.ends_at.is_none_or(|end| end > self.recorded_at)),
+            None => Ok(false),
+        }
+    }
+
     fn end(
         &mut self,
         slot: Slot,
@@ -444,6 +473,10 @@ impl History {
         if let Some(cascade) = self.open.cascades.first() {
             let what = format!("device {} ends, but its companion does not end with it", cascade.device);
             return Err(Flaw { position: cascade.position, what });
+        }
+        if let Some((position, credential, _)) = self.open.leaked.first() {
+            let what = format!("credential {credential} is leaked, but not ended because of it");
+            return Err(Flaw { position: *position, what });
         }
         if let Some((position, device)) = self.open.lone_devices.first() {
             return Err(Flaw { position: *position, what: format!("device {device} is issued without its companion") });

@@ -18,6 +18,7 @@ const CATEGORY: u64 = 3;
 const SUCCESS: (u64, &str) = (1, "Success");
 const FAILURE: (u64, &str) = (2, "Failure");
 const INFORMATIONAL: (u64, &str) = (1, "Informational");
+const MEDIUM: (u64, &str) = (3, "Medium");
 const HIGH: (u64, &str) = (4, "High");
 
 /// What of an event the schema has words for.
@@ -165,6 +166,18 @@ fn mapped(body: &EventBody, event: &Event) -> Mapped {
                 managed((3, "Update"), credential(e.credential, None, None), "Somebody else answers for a key.");
             change.about.push(("entity_result", changed(e.credential, json!({ "holder": e.to }))));
             change
+        }
+        Event::CredentialLeaked(e) => {
+            let mut entity = credential(e.credential, None, None);
+            entity["data"] = json!({ "place": name("place"), "source": e.source });
+            let leaked = managed((99, "Leak"), entity, "A key's secret was found where it must not be.");
+            Mapped { severity: HIGH, ..leaked }
+        }
+        Event::DeadKeyPresented(e) => {
+            let mut entity = credential(e.credential, None, None);
+            entity["data"] = json!({ "presented_at": e.presented_at, "surface": e.surface, "address": e.address });
+            let presented = managed((99, "Present"), entity, "A key was presented after its end.");
+            Mapped { severity: MEDIUM, status: FAILURE, ..presented }
         }
         Event::PairingDenied(_) => {
             let device = json!({ "name": name("device_name").unwrap_or("unknown"), "type": "device", "type_id": 99 });

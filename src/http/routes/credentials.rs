@@ -358,7 +358,7 @@ async fn history(State(app): State<Shared>, caller: Caller, ApiPath(id): ApiPath
 }
 
 /// A row that the caller may see.
-fn visible<'a>(view: &'a TeamView, caller: &Caller, id: CredentialId) -> Option<&'a Row> {
+pub(super) fn visible<'a>(view: &'a TeamView, caller: &Caller, id: CredentialId) -> Option<&'a Row> {
     let own = |row: &Row| !row.is_personal() || row.holder == caller.person.id;
     view.directory.get(id).filter(|row| own(row) || caller.sees_all().is_ok())
 }

@@ -7,6 +7,7 @@ pub mod departures;
 pub mod export;
 pub mod feed;
 pub mod history;
+pub mod leaks;
 pub mod members;
 pub mod oauth;
 pub mod pages;
@@ -16,6 +17,7 @@ pub mod proofs;
 pub mod snapshot;
 pub mod teams;
 pub mod tree;
+pub mod usage;
 pub mod verify;
 
 use std::{sync::Arc, time::Duration};
@@ -64,12 +66,14 @@ pub fn document() -> Document {
 fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter<Shared> {
     let api = OpenApiRouter::new()
         .merge(verify::router())
+        .merge(usage::router())
         .merge(credentials::router())
         .merge(pairing::router())
         .merge(auth::router())
         .merge(teams::router())
         .merge(members::router())
         .merge(departures::router())
+        .merge(leaks::router())
         .merge(audit::router())
         .merge(tree::router())
         .merge(proofs::router())

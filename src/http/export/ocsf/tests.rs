@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use jsonschema::Validator;
 use keyledger_events::{
-    CorrelationId, EventId, Position, RecordHash,
+    CorrelationId, EventId, PlaceId, Position, RecordHash,
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
-        CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
-        PersonErasedV1, PolicyChangedV1, PolicyV1, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1,
-        TeamCreatedV1,
+        CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
+        MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, RoleChangedV1,
+        ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
     },
+    presented::{AddressClass, Surface},
     record::{Actor, AuthMethod},
     seal::{Label, Sealed},
     secret::{RANDOM_LEN, Secret},
@@ -117,6 +118,30 @@ fn table() -> Vec<Row> {
             99,
             1,
             1,
+        ),
+        (
+            Event::CredentialLeaked(CredentialLeakedV1 {
+                credential,
+                place: Some(clear("https://paste.example/1")),
+                place_id: PlaceId::from_bytes([4; 16]),
+                source: Some("commit".to_owned()),
+            }),
+            3004,
+            99,
+            4,
+            1,
+        ),
+        (
+            Event::DeadKeyPresented(DeadKeyPresentedV1 {
+                credential,
+                presented_at: at,
+                surface: Some(Surface::Runtime),
+                address: AddressClass::Private,
+            }),
+            3004,
+            99,
+            3,
+            2,
         ),
         (Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate: "a note".to_owned() }), 3004, 3, 1, 1),
     ]
