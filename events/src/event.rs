@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    CredentialId, PersonId, Position, Timestamp,
+    CredentialId, PersonId, Position, Timestamp, WebhookId,
     credential::LIFETIME_DAYS_MAX,
     seal::Label,
     secret::{KeyPrefix, Kind, SecretHash},
@@ -258,6 +258,37 @@ pub struct SigningKeyRotatedV1 {
     pub certificate: String,
 }
 
+/// The team's events are sent to one more place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookAddedV1 {
+    /// The endpoint's id.
+    pub webhook: WebhookId,
+    /// Where to.
+    pub url: String,
+    /// Which types, such as `credential.revoked`, in ascending order; none: all.
+    pub types: Vec<String>,
+}
+
+/// What is sent to an endpoint, where to, or under which secret, changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookChangedV1 {
+    /// Which endpoint.
+    pub webhook: WebhookId,
+    /// Where to.
+    pub url: String,
+    /// Which types, in ascending order; none: all.
+    pub types: Vec<String>,
+    /// Which of its secrets signs: 0 at first, one more with each rotation. The secret itself is in no event.
+    pub generation: u32,
+}
+
+/// Nothing more is sent to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookRemovedV1 {
+    /// Which endpoint.
+    pub webhook: WebhookId,
+}
+
 /// Why bytes are not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
@@ -353,6 +384,12 @@ events! {
     HistorySealed(HistorySealedV1) = 15 v 1, "history_sealed";
     /// See [`SigningKeyRotatedV1`].
     SigningKeyRotated(SigningKeyRotatedV1) = 16 v 1, "signing_key_rotated";
+    /// See [`WebhookAddedV1`].
+    WebhookAdded(WebhookAddedV1) = 19 v 1, "webhook_added";
+    /// See [`WebhookChangedV1`].
+    WebhookChanged(WebhookChangedV1) = 20 v 1, "webhook_changed";
+    /// See [`WebhookRemovedV1`].
+    WebhookRemoved(WebhookRemovedV1) = 21 v 1, "webhook_removed";
 }
 
 impl Event {

@@ -36,6 +36,8 @@ pub mod witness;
 
 pub use commit::{Commit, CommitBody};
 pub use event::Event;
-pub use id::{CommitNumber, CorrelationId, CredentialId, EventId, OperationId, PersonId, Position, Revision, TeamId};
+pub use id::{
+    CommitNumber, CorrelationId, CredentialId, EventId, OperationId, PersonId, Position, Revision, TeamId, WebhookId,
+};
 pub use record::{Meta, Record, RecordHash};
 pub use time::Timestamp;

@@ -15,4 +15,5 @@ mod revoking;
 mod roles;
 mod rotation;
 mod story;
+mod webhooks;
 mod words;

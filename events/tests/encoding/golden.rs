@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 
 use keyledger_events::{
     CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, Position, Record, RecordHash,
-    Revision, TeamId, Timestamp,
+    Revision, TeamId, Timestamp, WebhookId,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialRevokedV1, ExpiryShortenedV1, HistorySealedV1, MemberDepartedV1, MemberJoinedV1, PairingDeniedV1,
         PersonErasedV1, PolicyChangedV1, PolicyV1, Role, RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        WebhookAddedV1, WebhookChangedV1, WebhookRemovedV1,
     },
     head::HeadSigner,
     record::{Actor, StreamHead},
@@ -30,6 +31,7 @@ const PERSON: PersonId = PersonId::from_bytes([0x11; 16]);
 const ANOTHER: PersonId = PersonId::from_bytes([0x12; 16]);
 const KEY: CredentialId = CredentialId::from_bytes([0x21; 16]);
 const DEVICE: CredentialId = CredentialId::from_bytes([0x22; 16]);
+const HOOK: WebhookId = WebhookId::from_bytes([0x23; 16]);
 const AT: Timestamp = Timestamp::from_micros(1_772_539_200_000_001);
 
 fn label() -> Label {
@@ -113,6 +115,14 @@ fn events() -> Vec<Event> {
         Event::PersonErased(PersonErasedV1 { person: PERSON }),
         Event::HistorySealed(HistorySealedV1 { through: Position(300), teams: 7, root: MapRoot([0x71; 32]) }),
         rotated(),
+        Event::WebhookAdded(WebhookAddedV1 { webhook: HOOK, url: "https://hooks.example/in".into(), types: vec![] }),
+        Event::WebhookChanged(WebhookChangedV1 {
+            webhook: HOOK,
+            url: "https://hooks.example/in".into(),
+            types: vec!["credential.expiring".into(), "credential.revoked".into()],
+            generation: 300,
+        }),
+        Event::WebhookRemoved(WebhookRemovedV1 { webhook: HOOK }),
     ]);
     events
 }
