@@ -24,6 +24,7 @@ use crate::{
     ledger::Ledger,
     random,
     seals::Seals,
+    webhooks::Webhooks,
     witnesses::Witnesses,
 };
 
@@ -59,6 +60,8 @@ pub struct App {
     pub tokens: Tokens,
     /// Pairings in flight.
     pub pairings: Pairings,
+    /// Where the teams' events are sent.
+    pub webhooks: Arc<Webhooks>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may ask how often.

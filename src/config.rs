@@ -15,7 +15,10 @@ use figment::{
 use keyledger_events::head::is_origin;
 use serde::{Deserialize, Serialize, de};
 
-use crate::http::{limits::Rates, server::Limits};
+use crate::{
+    http::{limits::Rates, server::Limits},
+    webhooks::RETRY_SECONDS,
+};
 
 /// What every environment variable of the service begins with.
 pub const ENV_PREFIX: &str = "KEYLEDGER_";
@@ -60,6 +63,12 @@ pub struct Config {
     pub clock_offset_seconds: i64,
     /// How often the map of all streams is sealed into the log, in seconds, and whether at a clean end; 0: only on demand.
     pub seal_every_seconds: u64,
+    /// Networks on the inside that webhooks may lead to all the same.
+    pub webhook_allow_networks: Vec<Network>,
+    /// Certificate authorities that webhooks' receivers are trusted by, beside the system's: a PEM file.
+    pub webhook_ca_file: Option<PathBuf>,
+    /// How long after each failed delivery to a webhook the next attempt comes, in seconds; after the last it is parked.
+    pub webhook_retry_seconds: Vec<u64>,
     /// HTTP connections at once.
     pub connections_max: usize,
     /// The longest request head, in bytes.
@@ -101,6 +110,9 @@ impl Default for Config {
             sign_in_link: false,
             clock_offset_seconds: 0,
             seal_every_seconds: 3600,
+            webhook_allow_networks: Vec::new(),
+            webhook_ca_file: None,
+            webhook_retry_seconds: RETRY_SECONDS.to_vec(),
             connections_max: limits.connections_max,
             header_bytes_max: limits.header_bytes_max,
             header_timeout_ms: ms(limits.header_timeout),
@@ -166,6 +178,10 @@ impl Config {
         }
         if self.seal_every_seconds > 31_536_000 {
             return refuse("seal_every_seconds must be at most 31536000, a year");
+        }
+        let retries = &self.webhook_retry_seconds;
+        if !(1..=100).contains(&retries.len()) || retries.iter().any(|seconds| *seconds > 604_800) {
+            return refuse("webhook_retry_seconds must be 1 to 100 numbers of at most 604800, a week");
         }
         if self.connections_max == 0 {
             return refuse("connections_max must be at least 1");
@@ -293,16 +309,31 @@ impl Provider for Environment {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        const TEXT: &[&str] = &["listen", "data", "public_url", "origin", "witness_policy", "log_format", "log_filter"];
+        const TEXT: &[&str] = &[
+            "listen",
+            "data",
+            "public_url",
+            "origin",
+            "witness_policy",
+            "webhook_ca_file",
+            "log_format",
+            "log_filter",
+        ];
         let parsed = |name: &str, text: &str| -> Value {
             if TEXT.contains(&name) {
                 return Value::from(text);
             }
-            if name == "trusted_proxies" {
-                return Value::from(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>());
+            let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let number = |text: &str| text.parse::<i64>().map(Value::from).ok();
+            match name {
+                "trusted_proxies" | "webhook_allow_networks" => return Value::from(items().collect::<Vec<_>>()),
+                "webhook_retry_seconds" => {
+                    let seconds = items().map(|item| number(item).unwrap_or_else(|| Value::from(item)));
+                    return Value::from(seconds.collect::<Vec<_>>());
+                }
+                _ => {}
             }
-            let number = || text.parse::<i64>().map(Value::from).ok();
-            text.parse::<bool>().map(Value::from).ok().or_else(number).unwrap_or_else(|| Value::from(text))
+            text.parse::<bool>().map(Value::from).ok().or_else(|| number(text)).unwrap_or_else(|| Value::from(text))
         };
         let dict = self.0.iter().map(|(name, text)| (name.clone(), parsed(name, text))).collect();
         Ok(Profile::Default.collect(dict))

@@ -20,4 +20,5 @@ pub mod statements;
 pub mod sweeper;
 pub mod telemetry;
 mod verification;
+pub mod webhooks;
 pub mod witnesses;

@@ -35,6 +35,12 @@ use crate::{
     seals::{self, Seals},
     side::{Side, USAGE},
     sweeper,
+    webhooks::{
+        self, Webhooks,
+        address::{Allowed, system_lookup},
+        sending::{Sender, read_roots},
+        signing::Secrets,
+    },
     witnesses::{Heads, Witnesses},
 };
 
@@ -122,6 +128,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let mut tasks = vec![
         tokio::spawn(sweeper::sweep(app.clone())),
         tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
+        tokio::spawn(webhooks::delivery::run(app.clone())),
     ];
     if let Some(every) = app.config.seal_every() {
         tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
@@ -169,6 +176,9 @@ impl Background {
         }
         if let Err(error) = app.projections.checkpoint() {
             tracing::warn!(%error, "the projections could not be checkpointed; the next start takes longer");
+        }
+        if let Some(last) = app.ledger.position() {
+            app.webhooks.save(last.next());
         }
         self.side.flush();
         if let Some(witnesses) = &app.witnesses {
@@ -242,8 +252,9 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         .map_err(|error| ServeError::Io { what: "side".to_owned(), error: std::io::Error::other(error) })?;
     let clock = Arc::new(Clock::new(store.head().recorded_at, config.clock_offset_seconds));
     let tokens = Tokens::new(&seed).map_err(|error| ServeError::Bootstrap(error.to_string()))?;
-    let observers = vec![end_sessions_of_the_departed(&sessions, &projections)];
     let metrics = Arc::new(Metrics::new());
+    let webhooks = open_webhooks(&config, &keys, store.as_ref(), &side, metrics.clone())?;
+    let observers = vec![end_sessions_of_the_departed(&sessions, &projections), feed_webhooks(&webhooks)];
     let ledger =
         Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
     let keyring = Arc::new(keyring);
@@ -269,6 +280,7 @@ async fn open(config: Config) -> Result<(Shared, Background), ServeError> {
         links,
         tokens,
         pairings: Pairings::default(),
+        webhooks,
         metrics,
         rates,
         readiness: Arc::default(),
@@ -323,6 +335,38 @@ fn end_sessions_of_the_departed(sessions: &Arc<Sessions>, projections: &Arc<Proj
             sessions.end_all(departed.member);
         }
     })
+}
+
+/// The endpoints that the teams' events are sent to, with what sends.
+fn open_webhooks(
+    config: &Config,
+    keys: &Path,
+    store: &dyn Store,
+    side: &Side,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Webhooks>, ServeError> {
+    let (secrets, is_new) = Secrets::open(&keys.join("webhooks.key"))?;
+    let roots = match &config.webhook_ca_file {
+        None => Vec::new(),
+        Some(file) => read_roots(file).map_err(|what| ServeError::Io {
+            what: format!("webhook_ca_file {}", file.display()),
+            error: std::io::Error::other(what),
+        })?,
+    };
+    let sender = Sender::new(Allowed::new(config.webhook_allow_networks.clone()), system_lookup(), roots);
+    let retry = config.webhook_retry_seconds.iter().copied().map(Duration::from_secs).collect();
+    let webhooks = Webhooks::open(store, side, secrets, sender, retry, metrics)?;
+    if is_new && !webhooks.is_empty() {
+        tracing::error!(
+            "keys/webhooks.key was missing and has been made anew: every webhook's secret is another one now; restore              the file, or rotate the secrets and tell the receivers"
+        );
+    }
+    Ok(Arc::new(webhooks))
+}
+
+fn feed_webhooks(webhooks: &Arc<Webhooks>) -> Observer {
+    let webhooks = webhooks.clone();
+    Box::new(move |placed| webhooks.observe(placed))
 }
 
 /// A crash between the record of an erasure and the erasure is made good here.

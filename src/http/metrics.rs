@@ -12,6 +12,7 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::server::Closed;
+use crate::webhooks::sending::Outcome;
 
 /// Upper bounds of durations, in seconds: from a verification to a slow disk.
 const SECONDS_BUCKETS: &[f64] =
@@ -94,6 +95,11 @@ pub struct Metrics {
     pub witnessed_positions: Gauge,
     /// Heads that a witness was asked about and has not cosigned.
     pub witness_failures: Counter,
+    webhook_deliveries: [Counter; Outcome::NAMES.len()],
+    /// Webhook endpoints that nothing is tried with any more.
+    pub webhooks_parked: Gauge,
+    /// How long the oldest message waits that a webhook's receiver has not taken, in seconds.
+    pub webhook_lag_seconds: Gauge,
 }
 
 impl Default for Metrics {
@@ -131,6 +137,10 @@ impl Metrics {
             expiries_swept: count("keyledger_expiries_swept_total"),
             witnessed_positions: gauge("keyledger_witnessed_positions"),
             witness_failures: count("keyledger_witness_failures_total"),
+            webhook_deliveries: Outcome::NAMES
+                .map(|outcome| with(&|| counter!("keyledger_webhook_deliveries_total", "outcome" => outcome))),
+            webhooks_parked: gauge("keyledger_webhooks_parked"),
+            webhook_lag_seconds: gauge("keyledger_webhook_lag_seconds"),
             recorder,
             handle,
         }
@@ -140,6 +150,11 @@ impl Metrics {
     #[inline]
     pub fn verified(&self, outcome: VerifyOutcome) {
         self.verifications[outcome as usize].increment(1);
+    }
+
+    /// Counts an attempt to deliver to a webhook.
+    pub fn webhook_tried(&self, outcome: &Outcome) {
+        self.webhook_deliveries[outcome.number()].increment(1);
     }
 
     /// Counts a connection's end.
@@ -193,6 +208,12 @@ fn describe() {
     describe_counter!("keyledger_expiries_swept_total", "Expiries recorded by the sweeper");
     describe_gauge!("keyledger_witnessed_positions", "Events in the newest tree head that meets the witness policy");
     describe_counter!("keyledger_witness_failures_total", "Attempts to have a tree head cosigned that failed");
+    describe_counter!("keyledger_webhook_deliveries_total", "Attempts to deliver to a webhook, by outcome");
+    describe_gauge!("keyledger_webhooks_parked", "Webhook endpoints that are parked until somebody resumes them");
+    describe_gauge!(
+        "keyledger_webhook_lag_seconds",
+        "Age of the oldest message that a webhook's receiver has refused and is sent again"
+    );
     describe_counter!("keyledger_http_requests_total", "Requests answered by the router, by method, route and status");
     describe_histogram!(
         "keyledger_http_request_seconds",

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub mod ledger;
+pub mod receiver;
 pub mod routes;
 pub mod strace;
 

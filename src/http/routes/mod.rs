@@ -13,6 +13,7 @@ pub mod proofs;
 pub mod teams;
 pub mod tree;
 pub mod verify;
+pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -66,7 +67,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(tree::router())
         .merge(proofs::router())
         .merge(export::router())
-        .merge(history::router());
+        .merge(history::router())
+        .merge(webhooks::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(tree::tiles())
