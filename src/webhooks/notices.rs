@@ -27,6 +27,9 @@ pub struct Notice {
     ends_at: Timestamp,
 }
 
+/// An endpoint, and what was found for it.
+type Wanting = (Arc<Endpoint>, Vec<Notice>);
+
 /// The closest of the thresholds that a key has passed on the way to its end.
 fn passed(ends_at: Timestamp, now: Timestamp) -> Option<u8> {
     let left_us = ends_at.micros().checked_sub(now.micros()).filter(|left| *left > 0)?;
@@ -40,7 +43,7 @@ fn passed_at(ends_at: Timestamp, days: u8) -> Timestamp {
 
 /// Gives every endpoint that has nothing due what is due by now.
 pub async fn find(app: &Shared) {
-    let mut wanting: HashMap<TeamId, Vec<(Arc<Endpoint>, Vec<Notice>)>> = HashMap::new();
+    let mut wanting: HashMap<TeamId, Vec<Wanting>> = HashMap::new();
     for endpoint in app.webhooks.all() {
         let wants = endpoint.settings.read().wants(EXPIRING) && endpoint.progress.lock().parked.is_none();
         if wants && endpoint.due.lock().is_empty() {

@@ -67,10 +67,13 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
+/// An endpoint of a team.
+type Known = (TeamId, WebhookId, Settings);
+
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
     position: Position,
-    endpoints: Vec<(TeamId, WebhookId, Settings)>,
+    endpoints: Vec<Known>,
     /// Of the two above: half a snapshot would be an endpoint forgotten.
     digest: [u8; 32],
 }
@@ -94,12 +97,12 @@ impl Kept {
     }
 
     /// The endpoints of all events before the position; none that is whole and not beyond `head`.
-    pub fn snapshot(&self, head: Position) -> Option<(Vec<(TeamId, WebhookId, Settings)>, Position)> {
+    pub fn snapshot(&self, head: Position) -> Option<(Vec<Known>, Position)> {
         let Snapshot { position, endpoints, digest } = self.endpoints.get(SNAPSHOT)?;
         (position <= head && digest == snapshot_digest(position, &endpoints)).then_some((endpoints, position))
     }
 
-    pub fn put_snapshot(&self, endpoints: Vec<(TeamId, WebhookId, Settings)>, position: Position) {
+    pub fn put_snapshot(&self, endpoints: Vec<Known>, position: Position) {
         let digest = snapshot_digest(position, &endpoints);
         self.endpoints.put(SNAPSHOT, &Snapshot { position, endpoints, digest });
     }
@@ -164,7 +167,7 @@ impl Kept {
     }
 }
 
-fn snapshot_digest(position: Position, endpoints: &[(TeamId, WebhookId, Settings)]) -> [u8; 32] {
+fn snapshot_digest(position: Position, endpoints: &[Known]) -> [u8; 32] {
     // Nothing in it has a type that postcard refuses.
     let bytes = postcard::to_allocvec(&(position, endpoints)).unwrap_or_default();
     blake3::derive_key(SNAPSHOT_CONTEXT, &bytes)
