@@ -104,7 +104,7 @@ fn text(answer: &Value, report: &Report) -> String {
     lines.extend(report.witnessed.as_ref().map(witnessed));
     lines.extend(rotations(report.key_rotations, report.key_pinned));
     if report.last_uses > 0 {
-        lines.push(format!("It tells of {} last uses, which nothing proves.", report.last_uses));
+        lines.push(format!("Last uses it tells of, which nothing proves: {}.", report.last_uses));
     }
     if !report.key_pinned {
         lines.push(

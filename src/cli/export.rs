@@ -7,6 +7,7 @@ use keyledger_events::Timestamp;
 use keyledger_replay::bundle::Bound;
 
 use super::{Failure, Global, bundle, client::Client, output::Output, trail};
+use crate::http::export;
 
 /// What is exported, and how.
 #[derive(Debug, clap::Args)]
@@ -56,9 +57,9 @@ pub(super) fn run(global: &Global, output: Output, args: &Args) -> Result<(), Fa
             return Err(Failure::Usage("a bundle is whole or not there; it can't be resumed".to_owned()));
         }
         Format::Bundle => return bundle::export(global, output, args),
-        Format::Jsonl => trail::Format::Jsonl,
-        Format::Csv => trail::Format::Csv,
-        Format::Ocsf => trail::Format::Ocsf,
+        Format::Jsonl => export::Format::Jsonl,
+        Format::Csv => export::Format::Csv,
+        Format::Ocsf => export::Format::Ocsf,
     };
     if args.data.is_some() || !args.head.is_empty() {
         return Err(Failure::Usage("--data and --head are for bundles".to_owned()));

@@ -15,6 +15,7 @@ use super::{
     client::{Client, Stream},
     output::Output,
 };
+use crate::http::export::Format;
 
 /// What is exported, and where to.
 pub struct Trail<'a> {
@@ -30,51 +31,32 @@ pub struct Trail<'a> {
     pub file: &'a Path,
 }
 
-/// A form of export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Jsonl,
-    Csv,
-    Ocsf,
-}
-
-impl Format {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-            Self::Ocsf => "ocsf",
-        }
-    }
-
-    /// The place of the event on a whole line; none for a heading, or what is no line of this form.
-    fn place(self, line: &[u8]) -> Option<Place> {
-        let place = |position: &Value, revision: &Value| {
-            Some(Place { position: position.as_u64()?, revision: revision.as_u64()? })
-        };
-        match self {
-            Self::Csv => {
-                let text = std::str::from_utf8(line).ok()?;
-                let mut cells = text.split(',');
-                Some(Place { position: cells.next()?.parse().ok()?, revision: cells.next()?.parse().ok()? })
-            }
-            Self::Jsonl => {
-                let event: Value = serde_json::from_slice(line).ok()?;
-                place(&event["position"], &event["revision"])
-            }
-            Self::Ocsf => {
-                let event: Value = serde_json::from_slice(line).ok()?;
-                place(&event["metadata"]["sequence"], &event["unmapped"]["revision"])
-            }
-        }
-    }
-}
-
 /// Where an event stands: in the log, and in its team's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     position: u64,
     revision: u64,
+}
+
+/// The place of the event on a whole line; none for a heading, or what is no line of this form.
+fn place_of(format: Format, line: &[u8]) -> Option<Place> {
+    let read =
+        |position: &Value, revision: &Value| Some(Place { position: position.as_u64()?, revision: revision.as_u64()? });
+    match format {
+        Format::Csv => {
+            let text = std::str::from_utf8(line).ok()?;
+            let mut cells = text.split(',');
+            Some(Place { position: cells.next()?.parse().ok()?, revision: cells.next()?.parse().ok()? })
+        }
+        Format::Jsonl => {
+            let event: Value = serde_json::from_slice(line).ok()?;
+            read(&event["position"], &event["revision"])
+        }
+        Format::Ocsf => {
+            let event: Value = serde_json::from_slice(line).ok()?;
+            read(&event["metadata"]["sequence"], &event["unmapped"]["revision"])
+        }
+    }
 }
 
 /// Exports it.
@@ -135,7 +117,7 @@ fn open(args: &Trail<'_>) -> Result<(File, Option<Place>), Failure> {
     }
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(args.file).map_err(io)?;
     let (end, line) = last_whole_line(&mut file).map_err(io)?;
-    let last = args.format.place(&line);
+    let last = place_of(args.format, &line);
     let is_heading = args.format == Format::Csv && line.starts_with(b"position,");
     if last.is_none() && !line.is_empty() && !is_heading {
         return Err(Failure::Refused(format!(
@@ -203,14 +185,14 @@ fn copy(stream: Stream, format: Format, from: Option<Place>, to: &mut dyn Write)
         }
         lines += 1;
         if lines % LINES_A_LOOK == 0
-            && let (Some(place), Some(total)) = (format.place(line.trim_ascii_end()), total)
+            && let (Some(place), Some(total)) = (place_of(format, line.trim_ascii_end()), total)
         {
             bar.at((place.revision + 1).min(total), total);
         }
         std::mem::swap(&mut line, &mut last_line);
     };
     bar.clear();
-    let last = format.place(last_line.trim_ascii_end()).or(from);
+    let last = place_of(format, last_line.trim_ascii_end()).or(from);
     let headings = u64::from(format == Format::Csv && from.is_none() && lines > 0);
     let outcome = outcome.and_then(|()| writer.flush());
     outcome.map(|()| Written { events: lines - headings, last }).map_err(|error| CutOff { error, last })
@@ -234,7 +216,7 @@ mod tests {
             (Format::Csv, "position,revision,recorded_at", None),
             (Format::Csv, "", None),
         ] {
-            assert_eq!(format.place(line.as_bytes()), expected, "{line}");
+            assert_eq!(place_of(format, line.as_bytes()), expected, "{line}");
         }
     }
 
@@ -253,7 +235,7 @@ mod tests {
         #[test]
         fn no_line_makes_it_panic(line in proptest::collection::vec(any::<u8>(), 0..60), json in "[{}\\[\\]\":,a-z0-9]{0,40}") {
             for format in [Format::Jsonl, Format::Csv, Format::Ocsf] {
-                let _ = (format.place(&line), format.place(json.as_bytes()));
+                let _ = (place_of(format, &line), place_of(format, json.as_bytes()));
             }
         }
     }

@@ -28,11 +28,15 @@ pub enum Format {
 impl Format {
     /// The form of that name.
     pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "jsonl" => Some(Self::Jsonl),
-            "csv" => Some(Self::Csv),
-            "ocsf" => Some(Self::Ocsf),
-            _ => None,
+        [Self::Jsonl, Self::Csv, Self::Ocsf].into_iter().find(|format| format.name() == name)
+    }
+
+    /// Its name, as [`Format::named`] reads it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+            Self::Ocsf => "ocsf",
         }
     }
 
@@ -47,8 +51,7 @@ impl Format {
     /// What a browser calls the file.
     pub fn disposition(self, team: TeamId) -> Option<HeaderValue> {
         let suffix = match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
+            Self::Jsonl | Self::Csv => self.name(),
             Self::Ocsf => "ocsf.jsonl",
         };
         HeaderValue::try_from(format!("attachment; filename=\"keyledger-{team}.{suffix}\"")).ok()

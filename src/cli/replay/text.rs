@@ -37,7 +37,8 @@ pub fn report_text(answer: &Value, report: &Report) -> String {
     lines.push(match report.seals {
         0 => "There are no seals of the map of streams.".to_owned(),
         seals => format!(
-            "The map of all streams was made anew for {seals} seals, the last of {} events.",
+            "The map of all streams was made anew for {seals} seal{}, the last of {} events.",
+            if seals == 1 { "" } else { "s" },
             report.sealed_through
         ),
     });

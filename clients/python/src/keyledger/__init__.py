@@ -1,0 +1,55 @@
+"""A thin client of the keyledger credential ledger."""
+
+from ._client import Client, Surface
+from ._errors import KeyledgerError
+from ._model import (
+    Accepted,
+    Actor,
+    BatchVerdict,
+    Credential,
+    Denied,
+    Dossier,
+    Event,
+    History,
+    Invitation,
+    Issued,
+    Member,
+    Page,
+    Pairing,
+    PairingStarted,
+    Queue,
+    Receipt,
+    SignedIn,
+    Team,
+    WhoAmI,
+)
+from ._secret import PATTERN, Kind, Secret, kind_of
+
+__all__ = [
+    "PATTERN",
+    "Accepted",
+    "Actor",
+    "BatchVerdict",
+    "Client",
+    "Credential",
+    "Denied",
+    "Dossier",
+    "Event",
+    "History",
+    "Invitation",
+    "Issued",
+    "KeyledgerError",
+    "Kind",
+    "Member",
+    "Page",
+    "Pairing",
+    "PairingStarted",
+    "Queue",
+    "Receipt",
+    "Secret",
+    "SignedIn",
+    "Surface",
+    "Team",
+    "WhoAmI",
+    "kind_of",
+]
