@@ -19,14 +19,15 @@ use keyledger_projections::{Projections, TeamView, Until};
 use crate::{
     clock::Clock,
     config::Config,
-    feed::Feed,
     dead_keys::DeadKeys,
+    feed::Feed,
     http::{Problem, auth::Person, health::Readiness, limits::RateLimits, metrics::Metrics},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     leaks::github::LeakKeys,
     ledger::Ledger,
     random,
     seals::Seals,
+    webhooks::Webhooks,
     witnesses::Witnesses,
 };
 
@@ -68,6 +69,8 @@ pub struct App {
     pub leak_keys: LeakKeys,
     /// Who still presents what has ended.
     pub dead_keys: DeadKeys,
+    /// Where the teams' events are sent.
+    pub webhooks: Arc<Webhooks>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may ask how often.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize, de};
 use crate::{
     http::{limits::Rates, server::Limits},
     leaks::github::KEYS_URL,
+    webhooks::RETRY_SECONDS,
 };
 
 /// What every environment variable of the service begins with.
@@ -65,6 +66,12 @@ pub struct Config {
     pub seal_every_seconds: u64,
     /// Where the keys are published by which GitHub signs its reports of leaked secrets; empty: signatures are not looked at.
     pub leak_keys_url: String,
+    /// Networks on the inside that webhooks may lead to all the same.
+    pub webhook_allow_networks: Vec<Network>,
+    /// Certificate authorities that webhooks' receivers are trusted by, beside the system's: a PEM file.
+    pub webhook_ca_file: Option<PathBuf>,
+    /// How long after each failed delivery to a webhook the next attempt comes, in seconds; after the last it is parked.
+    pub webhook_retry_seconds: Vec<u64>,
     /// HTTP connections at once.
     pub connections_max: usize,
     /// The longest request head, in bytes.
@@ -107,6 +114,9 @@ impl Default for Config {
             clock_offset_seconds: 0,
             seal_every_seconds: 3600,
             leak_keys_url: KEYS_URL.to_owned(),
+            webhook_allow_networks: Vec::new(),
+            webhook_ca_file: None,
+            webhook_retry_seconds: RETRY_SECONDS.to_vec(),
             connections_max: limits.connections_max,
             header_bytes_max: limits.header_bytes_max,
             header_timeout_ms: ms(limits.header_timeout),
@@ -175,6 +185,10 @@ impl Config {
         }
         if !self.leak_keys_url.is_empty() && !is_http_url(&self.leak_keys_url) {
             return refuse("leak_keys_url must be empty, or http:// or https:// and a host");
+        }
+        let retries = &self.webhook_retry_seconds;
+        if !(1..=100).contains(&retries.len()) || retries.iter().any(|seconds| *seconds > 604_800) {
+            return refuse("webhook_retry_seconds must be 1 to 100 numbers of at most 604800, a week");
         }
         if self.connections_max == 0 {
             return refuse("connections_max must be at least 1");
@@ -306,16 +320,31 @@ impl Provider for Environment {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        const TEXT: &[&str] = &["listen", "data", "public_url", "origin", "witness_policy", "log_format", "log_filter"];
+        const TEXT: &[&str] = &[
+            "listen",
+            "data",
+            "public_url",
+            "origin",
+            "witness_policy",
+            "webhook_ca_file",
+            "log_format",
+            "log_filter",
+        ];
         let parsed = |name: &str, text: &str| -> Value {
             if TEXT.contains(&name) {
                 return Value::from(text);
             }
-            if name == "trusted_proxies" {
-                return Value::from(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>());
+            let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let number = |text: &str| text.parse::<i64>().map(Value::from).ok();
+            match name {
+                "trusted_proxies" | "webhook_allow_networks" => return Value::from(items().collect::<Vec<_>>()),
+                "webhook_retry_seconds" => {
+                    let seconds = items().map(|item| number(item).unwrap_or_else(|| Value::from(item)));
+                    return Value::from(seconds.collect::<Vec<_>>());
+                }
+                _ => {}
             }
-            let number = || text.parse::<i64>().map(Value::from).ok();
-            text.parse::<bool>().map(Value::from).ok().or_else(number).unwrap_or_else(|| Value::from(text))
+            text.parse::<bool>().map(Value::from).ok().or_else(|| number(text)).unwrap_or_else(|| Value::from(text))
         };
         let dict = self.0.iter().map(|(name, text)| (name.clone(), parsed(name, text))).collect();
         Ok(Profile::Default.collect(dict))

@@ -28,8 +28,8 @@ use crate::{
     app::{App, Shared},
     clock::Clock,
     config::Config,
-    feed::Feed,
     dead_keys::{self, DeadKeys, Knock},
+    feed::Feed,
     http::{self, limits::RateLimits, metrics::Metrics, server::asked_to_end},
     identity::{link::Links, pairing::Pairings, session::Sessions, token::Tokens},
     leaks::github::LeakKeys,
@@ -38,6 +38,12 @@ use crate::{
     seals::{self, Seals},
     side::{Side, USAGE},
     sweeper,
+    webhooks::{
+        self, Webhooks,
+        address::{Allowed, system_lookup},
+        sending::{Sender, read_roots},
+        signing::Secrets,
+    },
     witnesses::{Heads, Witnesses},
 };
 
@@ -128,6 +134,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         tokio::spawn(sweeper::keep(app.clone(), background.usage.clone())),
         tokio::spawn(app.feed.clone().wake()),
         tokio::spawn(dead_keys::record(app.clone(), knocks)),
+        tokio::spawn(webhooks::delivery::run(app.clone())),
     ];
     if let Some(every) = app.config.seal_every() {
         tasks.push(tokio::spawn(seals::keep(app.clone(), every)));
@@ -177,6 +184,9 @@ impl Background {
         }
         if let Err(error) = app.projections.checkpoint() {
             tracing::warn!(%error, "the projections could not be checkpointed; the next start takes longer");
+        }
+        if let Some(last) = app.ledger.position() {
+            app.webhooks.save(last.next());
         }
         self.side.flush();
         if let Some(witnesses) = &app.witnesses {
@@ -253,7 +263,9 @@ async fn open(config: Config) -> Result<(Shared, Background, Receiver<Knock>), S
     let metrics = Arc::new(Metrics::new());
     let connections_max = config.limits().within_open_files().connections_max;
     let feed = Feed::new(store.clone(), projections.clone(), clock.clone(), metrics.clone(), connections_max);
-    let observers = vec![end_sessions_of_the_departed(&sessions, &projections), feed.observer()];
+    let webhooks = open_webhooks(&config, &keys, store.as_ref(), &side, metrics.clone())?;
+    let observers =
+        vec![end_sessions_of_the_departed(&sessions, &projections), feed.observer(), feed_webhooks(&webhooks)];
     let ledger =
         Ledger::start(store.clone(), projections.clone(), clock.clone(), observers, metrics.clone(), ANSWER_WITHIN)?;
     let keyring = Arc::new(keyring);
@@ -284,6 +296,7 @@ async fn open(config: Config) -> Result<(Shared, Background, Receiver<Knock>), S
         pairings: Pairings::default(),
         leak_keys,
         dead_keys,
+        webhooks,
         metrics,
         rates,
         readiness: Arc::default(),
@@ -340,6 +353,38 @@ fn end_sessions_of_the_departed(sessions: &Arc<Sessions>, projections: &Arc<Proj
             }
         }
     })
+}
+
+/// The endpoints that the teams' events are sent to, with what sends.
+fn open_webhooks(
+    config: &Config,
+    keys: &Path,
+    store: &dyn Store,
+    side: &Side,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Webhooks>, ServeError> {
+    let (secrets, is_new) = Secrets::open(&keys.join("webhooks.key"))?;
+    let roots = match &config.webhook_ca_file {
+        None => Vec::new(),
+        Some(file) => read_roots(file).map_err(|what| ServeError::Io {
+            what: format!("webhook_ca_file {}", file.display()),
+            error: std::io::Error::other(what),
+        })?,
+    };
+    let sender = Sender::new(Allowed::new(config.webhook_allow_networks.clone()), system_lookup(), roots);
+    let retry = config.webhook_retry_seconds.iter().copied().map(Duration::from_secs).collect();
+    let webhooks = Webhooks::open(store, side, secrets, sender, retry, metrics)?;
+    if is_new && !webhooks.is_empty() {
+        tracing::error!(
+            "keys/webhooks.key was missing and has been made anew: every webhook's secret is another one now; restore the file, or rotate the secrets and tell the receivers"
+        );
+    }
+    Ok(Arc::new(webhooks))
+}
+
+fn feed_webhooks(webhooks: &Arc<Webhooks>) -> Observer {
+    let webhooks = webhooks.clone();
+    Box::new(move |commit| commit.iter().for_each(|placed| webhooks.observe(placed)))
 }
 
 /// A crash between the record of an erasure and the erasure is made good here.

@@ -107,11 +107,28 @@ impl Table {
         postcard::from_bytes(&bytes).ok()
     }
 
-    /// Everything, in the order of the keys.
-    pub fn all<T: DeserializeOwned>(&self) -> impl Iterator<Item = (Vec<u8>, T)> {
-        self.0.iter().filter_map(|entry| {
+    /// Takes the value under `key` away, whatever it is.
+    pub fn remove(&self, key: &[u8]) {
+        if let Err(error) = self.0.remove(key) {
+            tracing::warn!(%error, "the side store did not let go of a value");
+        }
+    }
+
+    /// Takes everything away whose key begins with `prefix`.
+    pub fn remove_under(&self, prefix: &[u8]) {
+        self.0.scan_prefix(prefix).keys().flatten().for_each(|key| self.remove(&key));
+    }
+
+    /// Everything whose key begins with `prefix`, in the order of the keys.
+    pub fn under<T: DeserializeOwned>(&self, prefix: &[u8]) -> impl Iterator<Item = (Vec<u8>, T)> {
+        self.0.scan_prefix(prefix).filter_map(|entry| {
             let (key, value) = entry.ok()?;
             Some((key.to_vec(), postcard::from_bytes(&value).ok()?))
         })
+    }
+
+    /// Everything, in the order of the keys.
+    pub fn all<T: DeserializeOwned>(&self) -> impl Iterator<Item = (Vec<u8>, T)> {
+        self.under(&[])
     }
 }

@@ -171,7 +171,7 @@ fn sow(route: &Route, api: &Api, secret: &str) -> Vec<Reply> {
 /// The secrets that an answer created.
 fn handed_out(reply: &Reply) -> Vec<String> {
     let body: Value = serde_json::from_str(&reply.body).unwrap_or_default();
-    let named = ["raw_key", "device_code", "access_token"].iter().filter_map(|name| body[name].as_str());
+    let named = ["raw_key", "device_code", "access_token", "secret"].iter().filter_map(|name| body[name].as_str());
     let link = body["url"].as_str().and_then(|url| url.split_once("token=")).map(|(_, token)| token);
     named.chain(link).map(str::to_owned).collect()
 }

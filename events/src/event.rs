@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    CredentialId, PersonId, PlaceId, Position, Timestamp,
+    CredentialId, PersonId, PlaceId, Position, Timestamp, WebhookId,
     credential::LIFETIME_DAYS_MAX,
     presented::{AddressClass, Surface},
     seal::Label,
@@ -285,6 +285,37 @@ pub struct DeadKeyPresentedV1 {
     pub address: AddressClass,
 }
 
+/// The team's events are sent to one more place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookAddedV1 {
+    /// The endpoint's id.
+    pub webhook: WebhookId,
+    /// Where to.
+    pub url: String,
+    /// Which types, such as `credential.revoked`, in ascending order; none: all.
+    pub types: Vec<String>,
+}
+
+/// What is sent to an endpoint, where to, or under which secret, changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookChangedV1 {
+    /// Which endpoint.
+    pub webhook: WebhookId,
+    /// Where to.
+    pub url: String,
+    /// Which types, in ascending order; none: all.
+    pub types: Vec<String>,
+    /// Which of its secrets signs: 0 at first, one more with each rotation. The secret itself is in no event.
+    pub generation: u32,
+}
+
+/// Nothing more is sent to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WebhookRemovedV1 {
+    /// Which endpoint.
+    pub webhook: WebhookId,
+}
+
 /// Why bytes are not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
@@ -384,6 +415,12 @@ events! {
     CredentialLeaked(CredentialLeakedV1) = 17 v 1, "credential_leaked";
     /// See [`DeadKeyPresentedV1`].
     DeadKeyPresented(DeadKeyPresentedV1) = 18 v 1, "dead_key_presented";
+    /// See [`WebhookAddedV1`].
+    WebhookAdded(WebhookAddedV1) = 19 v 1, "webhook_added";
+    /// See [`WebhookChangedV1`].
+    WebhookChanged(WebhookChangedV1) = 20 v 1, "webhook_changed";
+    /// See [`WebhookRemovedV1`].
+    WebhookRemoved(WebhookRemovedV1) = 21 v 1, "webhook_removed";
 }
 
 impl Event {

@@ -74,6 +74,10 @@ uuid_id!(
     CredentialId
 );
 uuid_id!(
+    /// An endpoint that a team's events are sent to.
+    WebhookId
+);
+uuid_id!(
     /// An event: a UUIDv7 (RFC 9562 §5.7).
     EventId
 );

@@ -40,6 +40,7 @@ pub use commit::{Commit, CommitBody};
 pub use event::Event;
 pub use id::{
     CommitNumber, CorrelationId, CredentialId, EventId, OperationId, PersonId, PlaceId, Position, Revision, TeamId,
+    WebhookId,
 };
 pub use record::{Meta, Record, RecordHash};
 pub use time::Timestamp;

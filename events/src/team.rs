@@ -8,6 +8,7 @@ mod fold;
 mod membership;
 mod refusal;
 mod seal;
+mod webhook;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,9 +18,13 @@ pub use self::{
     membership::{ChangePolicy, ChangeRole, CreateTeam, DenyPairing, ErasePerson, Join, RemoveMember, may_invite},
     refusal::Refusal,
     seal::SealHistory,
+    webhook::{
+        AddWebhook, ChangeWebhook, EXPIRING, RemoveWebhook, WEBHOOK_URL_LEN_MAX, WEBHOOKS_PER_TEAM_MAX, Webhook,
+        WebhookChange, webhook_type, webhook_types,
+    },
 };
 use crate::{
-    CredentialId, Event, PersonId, Position, TeamId, Timestamp,
+    CredentialId, Event, PersonId, Position, TeamId, Timestamp, WebhookId,
     credential::Credential,
     event::{PolicyV1, Role},
     record::StreamHead,
@@ -45,6 +50,8 @@ pub struct TeamState {
     pub members: BTreeMap<PersonId, Member>,
     /// Every credential ever issued.
     pub credentials: HashMap<CredentialId, Credential>,
+    /// Where the team's events are sent.
+    pub webhooks: BTreeMap<WebhookId, Webhook>,
 }
 
 /// A person in a team, now or once.

@@ -235,6 +235,14 @@ impl Projections {
         self.streams.read().streams.get(team).map(|stream| stream.numbers().collect()).unwrap_or_default()
     }
 
+    /// The numbers of a team's next commits from `from` on, at most `max`.
+    pub fn team_commits_from(&self, team: TeamId, from: CommitNumber, max: usize) -> Vec<CommitNumber> {
+        let located = self.streams.read();
+        // Who follows a stream asks far more often than there is news.
+        let Some(stream) = located.streams.get(team).filter(|stream| stream.last >= from) else { return Vec::new() };
+        stream.numbers().skip_while(|number| *number < from).take(max).collect()
+    }
+
     /// Every team's last event, of all that is applied, and how many commits and events that is.
     pub fn stream_heads(&self) -> (Vec<(TeamId, StreamHead)>, (CommitNumber, Position)) {
         let located = self.streams.read();

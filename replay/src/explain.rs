@@ -413,6 +413,9 @@ fn describe(record: &Record, open: &dyn Fn(&Sealed) -> Option<String>, successor
         Event::PersonErased(e) => format!("person {}'s sealing key erased", e.person),
         Event::SigningKeyRotated(_) => "the ledger's signing key gave way to another".to_owned(),
         Event::HistorySealed(e) => format!("history sealed up to position {}", e.through),
+        Event::WebhookAdded(e) => format!("events are sent to webhook {} from now on", e.webhook),
+        Event::WebhookChanged(e) => format!("webhook {} changed", e.webhook),
+        Event::WebhookRemoved(e) => format!("nothing more is sent to webhook {}", e.webhook),
     }
 }
 

@@ -13,11 +13,15 @@ impl From<Refusal> for Problem {
         let (code, detail) = (refusal.code(), format!("{}.", capitalised(&refusal.to_string())));
         match refusal {
             // Byte for byte what a foreign id answers.
-            Refusal::UnknownTeam | Refusal::UnknownCredential | Refusal::UnknownMember => Self::not_found(),
+            Refusal::UnknownTeam | Refusal::UnknownCredential | Refusal::UnknownMember | Refusal::UnknownWebhook => {
+                Self::not_found()
+            }
             Refusal::Forbidden => Self::forbidden(code, detail),
             Refusal::LifetimeTooLong { days_max } => Self::forbidden(code, detail).with_member("days_max", days_max),
             Refusal::NeverNotAllowed => Self::forbidden(code, detail),
-            Refusal::LifetimeOutOfRange => Self::bad_request(code, detail),
+            Refusal::LifetimeOutOfRange | Refusal::NotAWebhookUrl | Refusal::UnknownEventType => {
+                Self::bad_request(code, detail)
+            }
             Refusal::Stale { actual } => Self::conflict(code, detail).with_member("revision", actual.0),
             Refusal::Ended
             | Refusal::NotRotatable
@@ -28,6 +32,7 @@ impl From<Refusal> for Problem {
             | Refusal::DecidedTwice(_)
             | Refusal::TooManyDevices
             | Refusal::TooManyKeys
+            | Refusal::TooManyWebhooks
             | Refusal::StillMember => Self::conflict(code, detail),
         }
     }

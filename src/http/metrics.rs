@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::server::Closed;
 use crate::feed::FeedEnd;
+use crate::webhooks::sending::Outcome;
 
 /// Upper bounds of durations, in seconds: from a verification to a slow disk.
 const SECONDS_BUCKETS: &[f64] =
@@ -104,6 +105,11 @@ pub struct Metrics {
     /// Times a follower fell behind what is kept in memory and went on from the log.
     pub feed_lagged: Counter,
     feed_ended: [Counter; FeedEnd::ALL.len()],
+    webhook_deliveries: [Counter; Outcome::NAMES.len()],
+    /// Webhook endpoints that nothing is tried with any more.
+    pub webhooks_parked: Gauge,
+    /// How long the oldest message waits that a webhook's receiver has not taken, in seconds.
+    pub webhook_lag_seconds: Gauge,
 }
 
 impl Default for Metrics {
@@ -146,6 +152,10 @@ impl Metrics {
             feed_messages: count("keyledger_feed_messages_total"),
             feed_lagged: count("keyledger_feed_lagged_total"),
             feed_ended: FeedEnd::ALL.map(|why| with(&|| counter!("keyledger_feed_ended_total", "why" => why.name()))),
+            webhook_deliveries: Outcome::NAMES
+                .map(|outcome| with(&|| counter!("keyledger_webhook_deliveries_total", "outcome" => outcome))),
+            webhooks_parked: gauge("keyledger_webhooks_parked"),
+            webhook_lag_seconds: gauge("keyledger_webhook_lag_seconds"),
             recorder,
             handle,
         }
@@ -155,6 +165,11 @@ impl Metrics {
     #[inline]
     pub fn verified(&self, outcome: VerifyOutcome) {
         self.verifications[outcome as usize].increment(1);
+    }
+
+    /// Counts an attempt to deliver to a webhook.
+    pub fn webhook_tried(&self, outcome: &Outcome) {
+        self.webhook_deliveries[outcome.number()].increment(1);
     }
 
     /// Counts a connection's end.
@@ -218,6 +233,12 @@ fn describe() {
     describe_counter!("keyledger_feed_messages_total", "Messages sent to followers of the feed");
     describe_counter!("keyledger_feed_lagged_total", "Times a follower fell behind and went on from the log");
     describe_counter!("keyledger_feed_ended_total", "Feeds that ended, by why");
+    describe_counter!("keyledger_webhook_deliveries_total", "Attempts to deliver to a webhook, by outcome");
+    describe_gauge!("keyledger_webhooks_parked", "Webhook endpoints that are parked until somebody resumes them");
+    describe_gauge!(
+        "keyledger_webhook_lag_seconds",
+        "Age of the oldest message that a webhook's receiver has refused and is sent again"
+    );
     describe_counter!("keyledger_http_requests_total", "Requests answered by the router, by method, route and status");
     describe_histogram!(
         "keyledger_http_request_seconds",

@@ -51,6 +51,7 @@ pub struct IfMatchHeader {
         (name = "pairing", description = "How a device gets its key."),
         (name = "people", description = "Signing in, teams, members, departures."),
         (name = "audit", description = "What happened, in order."),
+        (name = "webhooks", description = "What happens, sent where the team says, signed (Standard Webhooks)."),
         (name = "tree", description = "What anybody may check: the signed Merkle tree over all events, and proofs."),
         (name = "oauth", description = "The same for OAuth clients: forms in, RFC 6749 errors out."),
         (name = "operators", description = "For those who run the ledger."),

@@ -5,6 +5,7 @@ use keyledger_events::{
     commit::PlacedRecord,
     presented::{AddressClass, Surface},
     record::{Actor, AuthMethod, RecordHash},
+    seal::Label,
     secret::Kind,
 };
 use keyledger_projections::team_view::{
@@ -183,10 +184,28 @@ pub(super) struct ActorBody {
 /// Writes an event out for `caller`. What is sealed is opened where its key still exists; where a request came from is
 /// for whoever made it and for those who may read everything.
 pub fn event_body(app: &App, caller: &Caller, placed: PlacedRecord) -> EventBody {
-    let PlacedRecord { position, hash, record } = placed;
-    let context =
-        record.meta.context.as_ref().filter(|sealed| sealed.person == caller.person.id || caller.sees_all().is_ok());
+    let context = placed.record.meta.context.as_ref();
+    let context = context.filter(|sealed| sealed.person == caller.person.id || caller.sees_all().is_ok());
     let context = context.and_then(|sealed| app.open_sealed(sealed));
+    let context = context.and_then(|text| serde_json::from_str(&text).ok());
+    written_out(placed, context, &|label| app.open(label))
+}
+
+/// Writes an event out for a place outside. What is sealed stays so: what has left the house can't be erased any more.
+pub fn sent_event_body(placed: PlacedRecord) -> EventBody {
+    written_out(placed, None, &clear)
+}
+
+/// A name that was never sealed.
+pub fn clear(label: &Label) -> Option<String> {
+    match label {
+        Label::Clear(name) => Some(name.clone()),
+        Label::Sealed(_) => None,
+    }
+}
+
+fn written_out(placed: PlacedRecord, context: Option<Value>, open: &dyn Fn(&Label) -> Option<String>) -> EventBody {
+    let PlacedRecord { position, hash, record } = placed;
     EventBody {
         position: position.0,
         revision: record.revision.0,
@@ -204,17 +223,17 @@ pub fn event_body(app: &App, caller: &Caller, placed: PlacedRecord) -> EventBody
         auth: record.meta.auth,
         cause: record.meta.cause,
         correlation_id: record.meta.correlation.uuid(),
-        context: context.and_then(|text| serde_json::from_str(&text).ok()),
-        data: event_data(app, &record.event),
+        context,
+        data: event_data(&record.event, open),
     }
 }
 
 /// The event's own fields, with names opened and without the secret's hash, which is nobody's business here.
-fn event_data(app: &App, event: &Event) -> Map<String, Value> {
+fn event_data(event: &Event, open: &dyn Fn(&Label) -> Option<String>) -> Map<String, Value> {
     let Ok(Value::Object(mut data)) = serde_json::to_value(event) else { return Map::new() };
     data.remove("hash");
     if let Some((field, label)) = event.label() {
-        data.insert(field.to_owned(), app.open(label).map_or(Value::Null, Value::String));
+        data.insert(field.to_owned(), open(label).map_or(Value::Null, Value::String));
     }
     data
 }

@@ -5,6 +5,7 @@
 
 pub mod ledger;
 pub mod proxy;
+pub mod receiver;
 pub mod routes;
 pub mod strace;
 

@@ -4,23 +4,6 @@
  */
 
 export interface paths {
-    "/.well-known/oauth-authorization-server": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Where the OAuth endpoints are and what they take (RFC 8414). */
-        get: operations["get_well_known_oauth_authorization_server"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -290,27 +273,6 @@ export interface paths {
          *     of all streams first if this server has not yet.
          */
         get: operations["get_export"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/feed": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Tells a service every change of the keys it verifies, in order and without a gap, until it hangs up: an event
-         *     `changes` for each commit that concerns it and, once it has caught up and then each second, an event `head` with what
-         *     its own index must sum up to. Each message's `id` is the last position it covers, and its `after` that of the message before.
-         */
-        get: operations["get_feed"];
         put?: never;
         post?: never;
         delete?: never;
@@ -593,26 +555,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/v1/snapshot": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * The index at one position, which `Ledger-Position` names, without names and `sv-` keys: a service starts from it and
-         *     goes on with the feed after that position. A Zstandard stream.
-         */
-        get: operations["get_snapshot"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/api/v1/statement": {
         parameters: {
             query?: never;
@@ -685,6 +627,128 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/webhooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists where the team's events are sent, and how that goes. */
+        get: operations["get_webhooks"];
+        put?: never;
+        /** Sends the team's events, from now on, to one more place. A team has at most 10. */
+        post: operations["post_webhooks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/webhooks/event-types": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists what an endpoint can be told of. */
+        get: operations["get_webhooks_event_types"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/webhooks/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one endpoint. */
+        get: operations["get_webhooks_id"];
+        put?: never;
+        post?: never;
+        /** Sends nothing more to an endpoint, and forgets how sending to it went. */
+        delete: operations["delete_webhooks_id"];
+        options?: never;
+        head?: never;
+        /** Changes where to, or what. What waits for the endpoint is tried again at once, parked or not. */
+        patch: operations["patch_webhooks_id"];
+        trace?: never;
+    };
+    "/api/v1/webhooks/{id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the last attempts to deliver. */
+        get: operations["get_webhooks_id_deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/webhooks/{id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Tries a parked endpoint again, from where it stopped. */
+        post: operations["post_webhooks_id_resume"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/webhooks/{id}/rotate-secret": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Gives an endpoint another secret. For 24 hours deliveries carry two signatures, the new one's and the old one's. */
+        post: operations["post_webhooks_id_rotate_secret"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/webhooks/{id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Sends a `webhook.test` at once, and says how it went. It changes nothing of how far the endpoint has got. */
+        post: operations["post_webhooks_id_test"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/whoami": {
         parameters: {
             query?: never;
@@ -751,74 +815,6 @@ export interface paths {
         get: operations["get_metrics"];
         put?: never;
         post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/oauth/device_authorization": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Starts a pairing for an OAuth client (RFC 8628 §3.1). */
-        post: operations["post_oauth_device_authorization"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/oauth/introspect": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Says whether a key is good (RFC 7662). For services: `sv-` as Bearer, or as the secret of HTTP Basic or of the form. */
-        post: operations["post_oauth_introspect"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/oauth/revoke": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Ends the key that is sent, a device's with its companion's (RFC 7009). What is no live key is answered the same. */
-        post: operations["post_oauth_revoke"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/oauth/token": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Asks what became of a pairing (RFC 8628 §3.4). The keys are answered once: a device that loses the answer pairs anew. */
-        post: operations["post_oauth_token"];
         delete?: never;
         options?: never;
         head?: never;
@@ -898,6 +894,15 @@ export interface components {
             /** @description `person`, `credential` or `system`. */
             type: string;
         };
+        AddBody: {
+            /** @description What to be told of, such as `credential.revoked`; none: everything. */
+            event_types?: string[];
+            /**
+             * @description Where to: `https://`, a public host, port 443 or one above 1023.
+             * @example https://hooks.example/keyledger
+             */
+            url: string;
+        };
         /** @description What is known of a key that is good. */
         BatchAccepted: {
             /** Format: uuid */
@@ -921,6 +926,12 @@ export interface components {
             /** @description `valid`, `malformed`, `unknown`, `revoked`, `expired` or `insufficient_scope`. */
             code: string;
             valid: boolean;
+        };
+        ChangeBody: {
+            /** @description What to be told of, from now on; an empty list: everything; none: as before. */
+            event_types?: string[] | null;
+            /** @description Where to, from now on; none: as before. */
+            url?: string | null;
         };
         CreateBody: {
             /** @description What its people call it. */
@@ -1006,6 +1017,34 @@ export interface components {
             /** @description Keys to end. */
             revoke?: string[];
         };
+        /** @description The last attempts. */
+        Deliveries: {
+            /** @description At most 50, the newest first. */
+            deliveries: components["schemas"]["DeliveryBody"][];
+        };
+        /** @description An attempt to deliver. */
+        DeliveryBody: {
+            /** Format: date-time */
+            at: string;
+            delivered: boolean;
+            /** Format: int64 */
+            duration_ms: number;
+            /** @description What went wrong, in words. */
+            error?: string | null;
+            /** @description `webhook-id`, the same at every attempt. */
+            message_id: string;
+            /**
+             * Format: int64
+             * @description Of which event; a notice and a test have none.
+             */
+            position?: number | null;
+            /**
+             * Format: int32
+             * @description What the receiver answered.
+             */
+            status?: number | null;
+            type: string;
+        };
         /** @description Everything that a member's departure is about. */
         Dossier: {
             /** @description Devices and companions: these end by themselves when the member goes. */
@@ -1062,58 +1101,9 @@ export interface components {
             /** @description Such as `credential_issued`. */
             type: string;
         };
-        /** @description A key that is good. */
-        Good: {
-            /**
-             * Format: uuid
-             * @description The credential's id: each is its own client.
-             */
-            client_id: string;
-            /**
-             * Format: int64
-             * @description When it ends, in seconds since 1970, rounded down; absent: never.
-             */
-            exp?: number | null;
-            /**
-             * Format: int64
-             * @description When it was issued, in seconds since 1970.
-             */
-            iat?: number | null;
-            /** @description The metadata's issuer. */
-            iss: string;
-            /**
-             * Format: uuid
-             * @description The same.
-             */
-            jti: string;
-            kind: string;
-            /** @description The surfaces that take it, separated by spaces; absent if none does. */
-            scope?: string;
-            /**
-             * Format: uuid
-             * @description Who answers for it.
-             */
-            sub: string;
-            /** Format: uuid */
-            team_id: string;
-            /** @description `Bearer`. */
-            token_type: string;
-        };
-        /** @description A device's key, and its companion's (RFC 6749 §5.1). */
-        Granted: {
-            /** @description The device's key, `dk-…`. */
-            access_token: string;
-            /** @description The companion's key, `ak-…`, for the device's agents. */
-            agent_key: string;
-            /**
-             * Format: int64
-             * @description Seconds until both end; absent: they never do.
-             */
-            expires_in?: number | null;
-            /** @description The surfaces that take the device's key. */
-            scope: string;
-            /** @description `Bearer`. */
-            token_type: string;
+        /** @description What an endpoint can be told of. */
+        EventTypes: {
+            event_types: string[];
         };
         HandOver: {
             /**
@@ -1132,10 +1122,6 @@ export interface components {
             events: components["schemas"]["EventBody"][];
             /** Format: int64 */
             position: number;
-        };
-        /** @description RFC 7662 §2.2. What is not good, for whatever reason, is `{"active":false}` and nothing else. */
-        Introspected: (components["schemas"]["Good"] | null) & {
-            active: boolean;
         };
         /** @description A link that lets one person in. */
         Invitation: {
@@ -1204,25 +1190,6 @@ export interface components {
              */
             revision: number;
         };
-        /** @description RFC 8414 §2, RFC 8628 §4. */
-        Metadata: {
-            device_authorization_endpoint: string;
-            grant_types_supported: string[];
-            introspection_endpoint: string;
-            /** @description `Bearer` is the access token type; RFC 8414 §2 lets them stand beside the client authentication methods. */
-            introspection_endpoint_auth_methods_supported: string[];
-            /** @description The service's `public_url`. */
-            issuer: string;
-            /** @description None: there is no authorization endpoint. */
-            response_types_supported: string[];
-            revocation_endpoint: string;
-            revocation_endpoint_auth_methods_supported: string[];
-            /** @description The surfaces: what an introspected token's `scope` is made of. */
-            scopes_supported: string[];
-            service_documentation: string;
-            token_endpoint: string;
-            token_endpoint_auth_methods_supported: string[];
-        };
         /**
          * @description A name: 1–100 characters without control, bidirectional-formatting or invisible ones. Space around it is dropped.
          *
@@ -1232,16 +1199,6 @@ export interface components {
         Name: string;
         /** @description A reason or a purpose: at most 500 characters, of which none a name may not have; may be empty. */
         Note: string;
-        /** @description The shape of an [`OAuthError`] in the OpenAPI document. */
-        OAuthError: {
-            /**
-             * @description Stable: programs decide by it (RFC 6749 §5.2, RFC 8628 §3.5).
-             * @example invalid_request
-             */
-            error: string;
-            /** @description For people. */
-            error_description: string;
-        };
         /** @description A page of events. */
         Page: {
             events: components["schemas"]["EventBody"][];
@@ -1407,7 +1364,7 @@ export interface components {
             /** Format: uuid */
             user_id: string;
         };
-        /** @description What a device needs to go on (RFC 8628 §3.2). */
+        /** @description What a device needs to go on. */
         Started: {
             /** @description For polling; a secret. */
             device_code: string;
@@ -1457,6 +1414,48 @@ export interface components {
         Teams: {
             teams: components["schemas"]["TeamSeat"][];
         };
+        /** @description An endpoint, and how sending to it goes. */
+        WebhookBody: {
+            /** Format: date-time */
+            created_at: string;
+            /** @description What it is told of; none: everything. */
+            event_types: string[];
+            /**
+             * Format: int32
+             * @description How often the message at hand has failed.
+             */
+            failures: number;
+            /** Format: uuid */
+            id: string;
+            /** Format: date-time */
+            last_success_at?: string | null;
+            /** Format: date-time */
+            next_attempt_at?: string | null;
+            /** Format: date-time */
+            parked_at?: string | null;
+            /** @description Why it is parked, in words. */
+            parked_reason?: string | null;
+            /**
+             * Format: int64
+             * @description Every event up to this position is delivered, or not wanted. Further on there may be some that wait.
+             */
+            position_reached: number;
+            /**
+             * Format: date-time
+             * @description Until when the secret before the last rotation signs, too.
+             */
+            previous_secret_until?: string | null;
+            /** @description `active`, `retrying` or `parked`. With a parked one nothing is tried until somebody resumes or changes it. */
+            state: string;
+            url: string;
+        };
+        /** @description The team's endpoints. */
+        Webhooks: {
+            /** Format: int64 */
+            position: number;
+            /** @description The oldest first. */
+            webhooks: components["schemas"]["WebhookBody"][];
+        };
         /** @description Who asks: a person with their teams, or a credential. */
         WhoAmI: {
             teams: components["schemas"]["TeamSeat"][];
@@ -1477,6 +1476,16 @@ export interface components {
             /** Format: uuid */
             user_id: string;
         };
+        /** @description An endpoint with a new secret. */
+        WithSecret: components["schemas"]["WebhookBody"] & {
+            /** Format: int64 */
+            position: number;
+            /**
+             * @description What its receiver checks signatures with (Standard Webhooks, `whsec_…`). It is shown this once; a repeated request
+             *     is answered without it.
+             */
+            secret?: string | null;
+        };
     };
     responses: never;
     parameters: never;
@@ -1486,34 +1495,6 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    get_well_known_oauth_authorization_server: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Metadata"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
     get_audit: {
         parameters: {
             query?: {
@@ -2666,83 +2647,6 @@ export interface operations {
                 };
             };
             404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    get_feed: {
-        parameters: {
-            query?: {
-                /** @description Begin behind this position; without it, with the first event. */
-                after?: number;
-                /** @description Only the keys of these teams: their ids, with commas between them. */
-                team?: string;
-            };
-            header?: {
-                /** @description The last message's `id`; it wins over `after`. */
-                "Last-Event-ID"?: number | null;
-            };
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "text/event-stream": string;
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description `position_beyond_log`: this ledger's history ends before that position */
-            409: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3978,69 +3882,6 @@ export interface operations {
             };
         };
     };
-    get_snapshot: {
-        parameters: {
-            query?: {
-                /** @description Only the keys of these teams: their ids, with commas between them. */
-                team?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/vnd.keyledger.snapshot+zstd": number[];
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
     get_statement: {
         parameters: {
             query?: never;
@@ -4337,6 +4178,712 @@ export interface operations {
             };
         };
     };
+    get_webhooks: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Webhooks"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_webhooks: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+                /** @description The same key with the same request answers with the first outcome, without the secret; with another one: 422. */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AddBody"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WithSecret"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_webhooks_event_types: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventTypes"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_webhooks_id: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_webhooks_id: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+                /** @description The same key with the same request answers with the first outcome, without the secret; with another one: 422. */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_webhooks_id: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+                /** @description The same key with the same request answers with the first outcome, without the secret; with another one: 422. */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangeBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_webhooks_id_deliveries: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deliveries"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_webhooks_id_resume: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_webhooks_id_rotate_secret: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+                /** @description The same key with the same request answers with the first outcome, without the secret; with another one: 422. */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WithSecret"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_webhooks_id_test: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveryBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_whoami: {
         parameters: {
             query?: never;
@@ -4462,237 +5009,6 @@ export interface operations {
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    post_oauth_device_authorization: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/x-www-form-urlencoded": {
-                    /** @description Any name of 1–100 printable characters. Clients are public and not registered. */
-                    client_id?: string | null;
-                    /** @description What the device calls itself, for the person who decides; without it: `client_id`. */
-                    device_name?: string | null;
-                };
-            };
-        };
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Started"];
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-        };
-    };
-    post_oauth_introspect: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/x-www-form-urlencoded": {
-                    /** @description Anything, where the service authenticates in the form (`client_secret_post`). */
-                    client_id?: string | null;
-                    /** @description The service's `sv-…`, there. */
-                    client_secret?: string | null;
-                    /** @description Must take the key's kind: `runtime`, `mcp`, `agent` or `management`. Without it any will do. */
-                    surface?: string | null;
-                    /** @description The team the key must belong to. Without it any will do. */
-                    team_id?: string | null;
-                    /** @description What somebody has presented to the service that asks. */
-                    token: string;
-                    /** @description Ignored: a key says itself what it is. */
-                    token_type_hint?: string | null;
-                };
-            };
-        };
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Introspected"];
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-        };
-    };
-    post_oauth_revoke: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/x-www-form-urlencoded": {
-                    /** @description The key to end. */
-                    token: string;
-                    /** @description Ignored: a key says itself what it is. */
-                    token_type_hint?: string | null;
-                };
-            };
-        };
-        responses: {
-            /** @description whatever it was, it is no live key any more */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            /** @description the key may still live; try again after `Retry-After` */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-        };
-    };
-    post_oauth_token: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/x-www-form-urlencoded": {
-                    /** @description The one that asked for the device code. */
-                    client_id?: string | null;
-                    /** @description As it was given. */
-                    device_code?: string | null;
-                    /** @description `urn:ietf:params:oauth:grant-type:device_code`. */
-                    grant_type: string;
-                };
-            };
-        };
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Granted"];
-                };
-            };
-            /** @description `authorization_pending`, `slow_down`, `access_denied`, `expired_token`, `invalid_grant`, or a wrong request */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
-                };
-            };
-            /** @description Any other refusal */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OAuthError"];
                 };
             };
         };

@@ -1,6 +1,6 @@
 //! Folding a team's stream. Whatever a decision can't have written is refused, so that a replay proves the rules.
 
-use super::{Member, TeamState, may_hold};
+use super::{Member, TeamState, WEBHOOKS_PER_TEAM_MAX, Webhook, may_hold};
 use crate::{
     CredentialId, Event, PersonId, Record, RecordHash, Revision, TeamId, Timestamp,
     credential::{self, Credential, LEAK_PLACES_MAX},
@@ -122,6 +122,25 @@ impl TeamState {
                 let key = self.live(record)?;
                 ensure(heir && key.holder == e.from && key.survives_departure(), "handed over by or to the wrong one")?;
                 key.holder = e.to;
+            }
+            Event::WebhookAdded(e) => {
+                by_people_only(record)?;
+                let webhook = Webhook { url: e.url.clone(), types: e.types.clone(), generation: 0 };
+                ensure(webhook.is_possible(), "a webhook to nowhere")?;
+                ensure(self.webhooks.insert(e.webhook, webhook).is_none(), "a webhook is added twice")?;
+                ensure(self.webhooks.len() <= WEBHOOKS_PER_TEAM_MAX, "a webhook too many")?;
+            }
+            Event::WebhookChanged(e) => {
+                by_people_only(record)?;
+                let before = self.webhooks.get_mut(&e.webhook).ok_or("a webhook changes that is not there")?;
+                let next = before.generation.checked_add(1);
+                ensure(e.generation == before.generation || Some(e.generation) == next, "a secret is skipped")?;
+                *before = Webhook { url: e.url.clone(), types: e.types.clone(), generation: e.generation };
+                ensure(before.is_possible(), "a webhook to nowhere")?;
+            }
+            Event::WebhookRemoved(e) => {
+                by_people_only(record)?;
+                ensure(self.webhooks.remove(&e.webhook).is_some(), "a webhook is removed that is not there")?;
             }
         }
         Ok(())

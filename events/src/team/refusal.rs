@@ -1,6 +1,6 @@
 //! Why a command is refused: one name a reason, for people and for programs.
 
-use super::{DEPARTURE_KEYS_MAX, DEVICES_PER_MEMBER_MAX};
+use super::{DEPARTURE_KEYS_MAX, DEVICES_PER_MEMBER_MAX, WEBHOOK_URL_LEN_MAX, WEBHOOKS_PER_TEAM_MAX};
 use crate::{CredentialId, Revision};
 
 /// Why a command is refused. Nothing has changed.
@@ -66,6 +66,18 @@ pub enum Refusal {
     /// Only a person who is in no team can be erased.
     #[error("this person is still a member; remove them first")]
     StillMember,
+    /// No such endpoint in this team.
+    #[error("no such webhook")]
+    UnknownWebhook,
+    /// See [`WEBHOOKS_PER_TEAM_MAX`].
+    #[error("a team has at most {WEBHOOKS_PER_TEAM_MAX} webhooks; remove one first")]
+    TooManyWebhooks,
+    /// Events are sent nowhere but to an https URL of visible ASCII.
+    #[error("a webhook's url begins with https:// and has at most {WEBHOOK_URL_LEN_MAX} visible ASCII characters")]
+    NotAWebhookUrl,
+    /// Nothing is ever of such a type. Which one is not repeated: it may be a secret in the wrong place.
+    #[error("one of the types is no type of event")]
+    UnknownEventType,
 }
 
 impl Refusal {
@@ -90,6 +102,10 @@ impl Refusal {
             Self::TooManyDevices => "too_many_devices",
             Self::TooManyKeys => "too_many_keys",
             Self::StillMember => "still_member",
+            Self::UnknownWebhook => "unknown_webhook",
+            Self::TooManyWebhooks => "too_many_webhooks",
+            Self::NotAWebhookUrl => "invalid_webhook_url",
+            Self::UnknownEventType => "unknown_event_type",
         }
     }
 }

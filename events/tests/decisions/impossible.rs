@@ -6,7 +6,8 @@ use keyledger_events::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
         MemberDepartedV1, MemberJoinedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason, Role, RoleChangedV1,
-        ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
+        ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1, WebhookAddedV1, WebhookChangedV1,
+        WebhookRemovedV1,
     },
     presented::AddressClass,
     record::{Actor, AuthMethod},
@@ -15,6 +16,8 @@ use keyledger_events::{
     stream_map::MapRoot,
     team::{Impossible, SealHistory, TeamState},
 };
+
+use crate::webhooks::hook;
 
 use crate::story::{
     ACME, ADMIN, DAY, Key, MEMBER, OTHER, OWNER, START, STRANGER, Story, VIEWER, issue, key, material, pair, revoke, sk,
@@ -173,6 +176,9 @@ fn no_history_breaks_a_rule() {
         ("a leak of what never was", leaked(99, 1)),
         ("a knock of what never was", knocked(99, late)),
         ("a knock of what lives", knocked(1, late)),
+        ("a webhook to nowhere", webhook_added(1, "http://x.example/")),
+        ("a webhook that never was changes", webhook_changed(1, 0)),
+        ("a webhook that never was is removed", Event::WebhookRemoved(WebhookRemovedV1 { webhook: hook(1) })),
     ];
     for (name, event) in rows {
         let mut state = story().state;
@@ -180,6 +186,39 @@ fn no_history_breaks_a_rule() {
         let refused = apply(&mut state, ACME, Actor::System, late, event);
         assert_eq!(refused.map_err(|impossible| impossible.revision), Err(revision), "{name}");
     }
+}
+
+fn webhook_added(number: u8, url: &str) -> Event {
+    Event::WebhookAdded(WebhookAddedV1 { webhook: hook(number), url: url.into(), types: vec![] })
+}
+
+fn webhook_changed(number: u8, generation: u32) -> Event {
+    let (webhook, url) = (hook(number), "https://y.example/".into());
+    Event::WebhookChanged(WebhookChangedV1 { webhook, url, types: vec![], generation })
+}
+
+#[test]
+fn a_webhook_changes_as_it_was_and_by_people_only() {
+    let added = || webhook_added(1, "https://x.example/");
+    let mut state = story().state;
+    let mut by = |actor, event| apply(&mut state, ACME, actor, START, event).is_ok();
+    assert!(by(Actor::Person(OWNER), added()));
+    assert!(!by(Actor::Person(OWNER), added()), "twice");
+    assert!(!by(Actor::Credential(key(1)), added()));
+    // Each row on a team that has the webhook with its second secret.
+    let mut team = story().state;
+    for event in [added(), webhook_changed(1, 1)] {
+        apply(&mut team, ACME, Actor::Person(OWNER), START, event).unwrap();
+    }
+    for (generation, may) in [(0, false), (1, true), (2, true), (3, false)] {
+        let may_be = apply(&mut team.clone(), ACME, Actor::Person(OWNER), START, webhook_changed(1, generation));
+        assert_eq!(may_be.is_ok(), may, "{generation}");
+    }
+    for number in 2..=10 {
+        let one_more = webhook_added(number, "https://x.example/");
+        apply(&mut team, ACME, Actor::Person(OWNER), START, one_more).unwrap();
+    }
+    assert!(apply(&mut team, ACME, Actor::Person(OWNER), START, webhook_added(11, "https://x.example/")).is_err());
 }
 
 fn sealed(through: u64) -> Event {

@@ -16,4 +16,5 @@ mod revoking;
 mod roles;
 mod rotation;
 mod story;
+mod webhooks;
 mod words;

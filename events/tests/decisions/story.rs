@@ -405,10 +405,13 @@ pub fn fold(state: &mut TeamState, body: &CommitBody) {
 
 /// A state as comparable text: maps have no order.
 pub fn same(state: &TeamState) -> (String, Vec<(CredentialId, String)>) {
-    let TeamState { team, head, recorded_at, policy, members, credentials, sealed_through } = state;
+    let TeamState { team, head, recorded_at, policy, members, credentials, sealed_through, webhooks } = state;
     let mut credentials: Vec<_> = credentials.iter().map(|(id, key)| (*id, format!("{key:?}"))).collect();
     credentials.sort();
-    (format!("{team:?} {head:?} {recorded_at} {policy:?} {members:?} {sealed_through}"), credentials)
+    (
+        format!("{team:?} {head:?} {recorded_at} {policy:?} {members:?} {sealed_through} {webhooks:?}"),
+        credentials,
+    )
 }
 
 pub fn sorted(state: &TeamState) -> Vec<(CredentialId, Credential)> {

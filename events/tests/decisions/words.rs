@@ -1,6 +1,6 @@
 //! Facts in words, for the tables.
 
-use keyledger_events::{CredentialId, Event, PersonId, Timestamp, event::PolicyV1, team::Fact};
+use keyledger_events::{CredentialId, Event, PersonId, Timestamp, WebhookId, event::PolicyV1, team::Fact};
 
 use crate::story::PEOPLE;
 
@@ -60,6 +60,11 @@ pub fn show(fact: &Fact, now: Timestamp) -> String {
         Event::PersonErased(e) => format!("{} erased", who(e.person)),
         Event::SigningKeyRotated(_) => "signing key rotated".to_owned(),
         Event::HistorySealed(e) => format!("history sealed before {}", e.through),
+        Event::WebhookAdded(e) => format!("webhook {} to {} for {:?}", hook(e.webhook), e.url, e.types),
+        Event::WebhookChanged(e) => {
+            format!("webhook {} now to {} for {:?}, secret {}", hook(e.webhook), e.url, e.types, e.generation)
+        }
+        Event::WebhookRemoved(e) => format!("webhook {} removed", hook(e.webhook)),
     };
     match fact.cause {
         Some(cause) => format!("{event} <- {cause}"),
@@ -76,6 +81,10 @@ fn which(id: CredentialId) -> String {
     let mut number = [0; 4];
     number.copy_from_slice(&id.as_bytes()[12..]);
     format!("k{}", u32::from_be_bytes(number))
+}
+
+fn hook(id: WebhookId) -> String {
+    format!("w{}", id.as_bytes()[15])
 }
 
 fn relative(at: Timestamp, now: Timestamp) -> String {

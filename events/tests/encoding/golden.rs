@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 
 use keyledger_events::{
     CommitBody, CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, PlaceId, Position, Record,
-    RecordHash, Revision, TeamId, Timestamp,
+    RecordHash, Revision, TeamId, Timestamp, WebhookId,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
         MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, Role,
-        RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1,
+        RoleChangedV1, ServiceCredentialIssuedV1, TeamCreatedV1, WebhookAddedV1, WebhookChangedV1, WebhookRemovedV1,
     },
     head::HeadSigner,
     presented::{AddressClass, Surface},
@@ -32,6 +32,7 @@ const PERSON: PersonId = PersonId::from_bytes([0x11; 16]);
 const ANOTHER: PersonId = PersonId::from_bytes([0x12; 16]);
 const KEY: CredentialId = CredentialId::from_bytes([0x21; 16]);
 const DEVICE: CredentialId = CredentialId::from_bytes([0x22; 16]);
+const HOOK: WebhookId = WebhookId::from_bytes([0x23; 16]);
 const AT: Timestamp = Timestamp::from_micros(1_772_539_200_000_001);
 
 fn label() -> Label {
@@ -130,6 +131,16 @@ fn events() -> Vec<Event> {
     events.extend(surfaces.zip(AddressClass::ALL).map(|(surface, address)| {
         Event::DeadKeyPresented(DeadKeyPresentedV1 { credential, presented_at: AT, surface, address })
     }));
+    events.extend([
+        Event::WebhookAdded(WebhookAddedV1 { webhook: HOOK, url: "https://hooks.example/in".into(), types: vec![] }),
+        Event::WebhookChanged(WebhookChangedV1 {
+            webhook: HOOK,
+            url: "https://hooks.example/in".into(),
+            types: vec!["credential.expiring".into(), "credential.revoked".into()],
+            generation: 300,
+        }),
+        Event::WebhookRemoved(WebhookRemovedV1 { webhook: HOOK }),
+    ]);
     events
 }
 

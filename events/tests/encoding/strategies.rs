@@ -2,13 +2,14 @@
 
 use keyledger_events::{
     CorrelationId, CredentialId, Event, EventId, Meta, OperationId, PersonId, PlaceId, Position, Record, RecordHash,
-    Revision, TeamId, Timestamp,
+    Revision, TeamId, Timestamp, WebhookId,
     commit::{Envelope, NewEvent, RequestDigest},
     event::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
         MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, RevokeReason,
-        Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
+        Role, RoleChangedV1, ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1, WebhookAddedV1,
+        WebhookChangedV1, WebhookRemovedV1,
     },
     presented::{AddressClass, Surface},
     record::{Actor, AuthMethod, StreamHead},
@@ -111,6 +112,10 @@ fn service_issued() -> impl Strategy<Value = Event> {
     )
 }
 
+fn webhook() -> impl Strategy<Value = WebhookId> {
+    bytes().prop_map(WebhookId::from_bytes)
+}
+
 fn policy() -> impl Strategy<Value = PolicyV1> {
     (any::<u16>(), any::<bool>(), any::<bool>()).prop_map(|(lifetime_days_max, never_allowed, admins_only)| PolicyV1 {
         lifetime_days_max,
@@ -168,6 +173,15 @@ pub fn event() -> impl Strategy<Value = Event> {
         (any::<u64>(), any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, teams, root)| {
             Event::HistorySealed(HistorySealedV1 { through: Position(through), teams, root: MapRoot(root) })
         }),
+        (webhook(), text(), vec(text(), 0..4)).prop_map(|(webhook, url, types)| Event::WebhookAdded(WebhookAddedV1 {
+            webhook,
+            url,
+            types
+        })),
+        (webhook(), text(), vec(text(), 0..4), any::<u32>()).prop_map(|(webhook, url, types, generation)| {
+            Event::WebhookChanged(WebhookChangedV1 { webhook, url, types, generation })
+        }),
+        webhook().prop_map(|webhook| Event::WebhookRemoved(WebhookRemovedV1 { webhook })),
     ]
 }
 

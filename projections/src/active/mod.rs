@@ -334,6 +334,12 @@ impl Active {
         })
     }
 
+    /// When a credential ends that is alive by the events; `None` if it is not, or never ends by itself.
+    pub fn end_of(&self, credential: CredentialId) -> Option<Timestamp> {
+        let (_, entry) = self.entry_of(&self.writer.read(), credential)?;
+        Some(entry.life()).filter(|life| life.state() == State::Alive)?.ends_at()
+    }
+
     /// The digest of its state: the sum over [`ActiveRow::write_bytes`] of all rows, computed from what is in memory now.
     pub fn digest(&self) -> Digest {
         self.freeze().digest()

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use keyledger_events::{
     CommitNumber, CredentialId, Event, EventId, PersonId, Position, Record, RecordHash, Revision, TeamId, Timestamp,
+    WebhookId,
     event::{CredentialIssuedV1, PolicyV1, Role},
     record::{Actor, RecordHeader, StreamHead, follow_chain},
     rotation::{Certificate, KeyChain},
@@ -57,6 +58,8 @@ pub(super) struct History {
     people: People,
     /// How many devices of a person in a team no event has ended.
     devices: HashMap<(u32, PersonId), u32, Spread>,
+    /// The endpoints of each team that ever had one, and which of its secrets signs.
+    webhooks: HashMap<u32, HashMap<WebhookId, u32>, Spread>,
     live: LiveSet,
     /// The latest recorded time.
     recorded_at: Timestamp,
@@ -110,6 +113,7 @@ impl History {
             teams: Vec::new(),
             people: People::default(),
             devices: HashMap::default(),
+            webhooks: HashMap::default(),
             live: LiveSet::default(),
             recorded_at: Timestamp::default(),
             keys: None,
@@ -318,6 +322,24 @@ impl History {
                 if self.living(team, e.credential, "is presented as dead")? {
                     return Err(format!("credential {} is presented as dead, but lives", e.credential));
                 }
+            }
+            Event::WebhookAdded(e) => {
+                if self.webhooks.entry(team).or_default().insert(e.webhook, 0).is_some() {
+                    return Err(format!("webhook {} is added twice", e.webhook));
+                }
+            }
+            Event::WebhookChanged(e) => {
+                let found = self.webhooks.get_mut(&team).and_then(|webhooks| webhooks.get_mut(&e.webhook));
+                let generation = found.ok_or_else(|| format!("webhook {} changes, but there is none", e.webhook))?;
+                if e.generation < *generation || e.generation - *generation > 1 {
+                    let (is, says) = (*generation, e.generation);
+                    return Err(format!("the secret of webhook {} changes from number {is} to {says}", e.webhook));
+                }
+                *generation = e.generation;
+            }
+            Event::WebhookRemoved(e) => {
+                let found = self.webhooks.get_mut(&team).and_then(|webhooks| webhooks.remove(&e.webhook));
+                found.ok_or_else(|| format!("webhook {} is removed, but there is none", e.webhook))?;
             }
             Event::PairingDenied(_) | Event::PersonErased(_) => {}
         }

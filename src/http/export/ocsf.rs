@@ -2,7 +2,7 @@
 //! teams and policies an Entity Management event (3004). What OCSF has no place for stands in `unmapped`.
 
 use keyledger_events::{
-    CredentialId, Event, PersonId, TeamId, Timestamp,
+    CredentialId, Event, PersonId, TeamId, Timestamp, WebhookId,
     event::{RevokeReason, Role},
     secret::Kind,
 };
@@ -191,6 +191,17 @@ fn mapped(body: &EventBody, event: &Event) -> Mapped {
             let entity = json!({ "uid": team, "name": "signing key", "type": "signing key", "type_id": 99, "data": e });
             managed((3, "Update"), entity, "The ledger's signing key gave way to another.")
         }
+        Event::WebhookAdded(e) => {
+            let data = json!({ "url": e.url, "types": e.types });
+            managed((1, "Create"), webhook(e.webhook, Some(data)), "The team's events are sent to one more place.")
+        }
+        Event::WebhookChanged(e) => {
+            let data = json!({ "url": e.url, "types": e.types, "generation": e.generation });
+            let mut change = managed((3, "Update"), webhook(e.webhook, None), "A webhook changed.");
+            change.about.push(("entity_result", webhook(e.webhook, Some(data))));
+            change
+        }
+        Event::WebhookRemoved(e) => managed((4, "Delete"), webhook(e.webhook, None), "A webhook was removed."),
         Event::PersonErased(e) => {
             account((99, "Erase"), user(e.person, None, team, None), "A person's sealing key was erased.")
         }
@@ -243,6 +254,14 @@ fn credential(id: CredentialId, kind: Option<Kind>, name: Option<&str>) -> Value
 fn changed(id: CredentialId, data: Value) -> Value {
     let mut entity = credential(id, None, None);
     entity["data"] = data;
+    entity
+}
+
+fn webhook(id: WebhookId, data: Option<Value>) -> Value {
+    let mut entity = json!({ "uid": id, "type": "webhook", "type_id": 99 });
+    if let Some(data) = data {
+        entity["data"] = data;
+    }
     entity
 }
 

@@ -19,6 +19,7 @@ pub mod teams;
 pub mod tree;
 pub mod usage;
 pub mod verify;
+pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -80,7 +81,8 @@ fn documented(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> OpenApiRouter
         .merge(export::router())
         .merge(feed::router())
         .merge(snapshot::router())
-        .merge(history::router());
+        .merge(history::router())
+        .merge(webhooks::router());
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .nest("/api/v1", api)
         .merge(tree::tiles())

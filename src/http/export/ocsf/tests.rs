@@ -9,7 +9,8 @@ use keyledger_events::{
         CredentialCascadeRevokedV1, CredentialExpiredV1, CredentialHandedOverV1, CredentialIssuedV1,
         CredentialLeakedV1, CredentialRevokedV1, DeadKeyPresentedV1, ExpiryShortenedV1, HistorySealedV1,
         MemberDepartedV1, MemberJoinedV1, PairingDeniedV1, PersonErasedV1, PolicyChangedV1, PolicyV1, RoleChangedV1,
-        ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1,
+        ServiceCredentialIssuedV1, SigningKeyRotatedV1, TeamCreatedV1, WebhookAddedV1, WebhookChangedV1,
+        WebhookRemovedV1,
     },
     presented::{AddressClass, Surface},
     record::{Actor, AuthMethod},
@@ -61,6 +62,8 @@ fn table() -> Vec<Row> {
     };
     let joined =
         |name| Event::MemberJoined(MemberJoinedV1 { member: person, role: Role::Member, name, invited_by: None });
+    let webhook = WebhookId::from_bytes([4; 16]);
+    let (url, types) = ("https://hooks.example/in".to_owned(), vec!["credential.revoked".to_owned()]);
     vec![
         (Event::TeamCreated(TeamCreatedV1 { name: "One".to_owned() }), 3004, 1, 1, 1),
         (Event::PolicyChanged(PolicyChangedV1 { policy: PolicyV1::default() }), 3004, 3, 1, 1),
@@ -144,6 +147,9 @@ fn table() -> Vec<Row> {
             2,
         ),
         (Event::SigningKeyRotated(SigningKeyRotatedV1 { certificate: "a note".to_owned() }), 3004, 3, 1, 1),
+        (Event::WebhookAdded(WebhookAddedV1 { webhook, url: url.clone(), types: vec![] }), 3004, 1, 1, 1),
+        (Event::WebhookChanged(WebhookChangedV1 { webhook, url, types, generation: 1 }), 3004, 3, 1, 1),
+        (Event::WebhookRemoved(WebhookRemovedV1 { webhook }), 3004, 4, 1, 1),
     ]
 }
 
