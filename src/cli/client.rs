@@ -230,19 +230,13 @@ impl Client {
 
 /// A problem as one sentence with its code.
 pub fn refusal(answer: &Answer) -> String {
-    match ProblemBody::deserialize_from(&answer.body) {
-        Some(problem) => {
+    match serde_json::from_value::<ProblemBody>(answer.body.clone()) {
+        Ok(problem) => {
             let detail = if problem.detail.is_empty() { problem.title } else { problem.detail };
             let revision = problem.members.get("revision").map(|revision| format!(" The revision is now {revision}."));
             format!("{detail}{} ({}, {})", revision.unwrap_or_default(), problem.code, answer.status)
         }
-        None => format!("the server answered {} without saying why", answer.status),
-    }
-}
-
-impl ProblemBody {
-    fn deserialize_from(body: &Value) -> Option<Self> {
-        serde_json::from_value(body.clone()).ok()
+        Err(_) => format!("the server answered {} without saying why", answer.status),
     }
 }
 

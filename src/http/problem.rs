@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+pub use keyledger_client::types::ProblemBody;
 use serde_json::{Map, Value};
 
 /// The media type of a problem.
@@ -252,32 +253,6 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
-
-/// The shape of a [`Problem`] in the OpenAPI document and in clients.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize, utoipa::ToSchema)]
-#[schema(as = Problem)]
-pub struct ProblemBody {
-    /// Names the kind of problem; it holds the code.
-    #[serde(rename = "type", default)]
-    #[schema(example = "urn:keyledger:problem:not_found")]
-    pub kind: String,
-    /// The status in words.
-    #[serde(default)]
-    #[schema(example = "Not Found")]
-    pub title: String,
-    /// The status in figures.
-    #[schema(example = 404)]
-    pub status: u16,
-    /// What is wrong and what to do, for people.
-    #[serde(default)]
-    pub detail: String,
-    /// Stable: programs decide by it.
-    #[schema(example = "not_found")]
-    pub code: String,
-    /// Further members, by code: `errors` (`invalid_field`), `revision` (conflicts), `limit_bytes`.
-    #[serde(flatten)]
-    pub members: Map<String, Value>,
-}
 
 #[cfg(test)]
 mod tests {

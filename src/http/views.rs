@@ -1,12 +1,11 @@
 //! What reads answer: the projections' rows and the log's events, written out by hand for the wire.
 
+use keyledger_client::types::{Credential, Use as UseBody};
 use keyledger_events::{
-    CredentialId, Event, EventId, PersonId, Position, TeamId, Timestamp,
+    Event, EventId, Position, TeamId, Timestamp,
     commit::PlacedRecord,
-    presented::{AddressClass, Surface},
     record::{Actor, AuthMethod, RecordHash},
     seal::Label,
-    secret::Kind,
 };
 use keyledger_projections::team_view::{
     TeamView, Until,
@@ -21,78 +20,12 @@ use uuid::Uuid;
 use super::{Problem, auth::Caller};
 use crate::app::App;
 
-/// A credential, as people see it.
-#[derive(Serialize, ToSchema)]
-pub struct CredentialBody {
-    #[schema(value_type = Uuid)]
-    id: CredentialId,
-    #[schema(value_type = String)]
-    kind: Kind,
-    /// None once its person has been erased.
-    display_name: Option<String>,
-    key_prefix: String,
-    purpose: Option<String>,
-    /// Who answers for it; for a device, whose it is.
-    #[schema(value_type = Uuid)]
-    user_id: PersonId,
-    #[schema(value_type = Option<Uuid>)]
-    issued_by: Option<PersonId>,
-    /// Whether whoever answers for it has left the team.
-    departed: bool,
-    /// `active`, `expired` or `revoked`. What is expired is as dead as what is revoked.
-    key_status: &'static str,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    /// To the minute.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    last_used_at: Option<Timestamp>,
-    /// The same use, with where it was.
-    last_used: Option<UseBody>,
-    /// When and where it was last presented after its end, if it was: at most one a UTC day is noted.
-    dead_presented: Option<UseBody>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Timestamp>,
-    /// When it ended, by whatever cause.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    revoked_at: Option<Timestamp>,
-    /// `requested`, `self_revoked`, `member_departed`, `leaked`, `device_ended` or `expired`.
-    revoke_reason: Option<&'static str>,
-    /// What whoever ended it wrote about it.
-    revoke_note: Option<String>,
-    /// For a companion, its device; for a device, itself.
-    #[schema(value_type = Option<Uuid>)]
-    device_id: Option<CredentialId>,
-    /// For a device, its companion.
-    #[schema(value_type = Option<Uuid>)]
-    companion_id: Option<CredentialId>,
-    #[schema(value_type = Option<Uuid>)]
-    rotated_from: Option<CredentialId>,
-    #[schema(value_type = Option<Uuid>)]
-    rotated_to: Option<CredentialId>,
-}
-
-/// Where a key was presented, and when.
-#[derive(Serialize, ToSchema)]
-pub struct UseBody {
-    /// A use to the minute.
-    #[schema(value_type = String, format = DateTime)]
-    at: Timestamp,
-    /// `runtime`, `mcp`, `agent` or `management`; none: nobody said.
-    #[schema(value_type = Option<String>)]
-    surface: Option<Surface>,
-    /// `loopback`, `private`, `shared` (a provider's address translation), `public` or `unknown`.
-    #[schema(value_type = String)]
-    address: AddressClass,
-}
-
-impl From<Use> for UseBody {
-    fn from(Use { at, surface, address }: Use) -> Self {
-        Self { at, surface, address }
-    }
+fn use_body(Use { at, surface, address }: Use) -> UseBody {
+    UseBody { at, surface, address }
 }
 
 /// Writes a row out, as it stands at `now`.
-pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) -> CredentialBody {
+pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) -> Credential {
     let status = row.status(now);
     let (revoked_at, revoke_reason, revoke_note) = match (&row.ended, status) {
         (Some(ended), _) => (Some(ended.at), Some(ended.reason.name()), ended.note.clone()),
@@ -101,7 +34,7 @@ pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) ->
         (None, _) => (None, None, None),
     };
     let last_used = app.projections.active().last_use(row.id);
-    CredentialBody {
+    Credential {
         id: row.id,
         kind: row.kind,
         display_name: app.open(&row.label),
@@ -110,31 +43,20 @@ pub fn credential_body(app: &App, view: &TeamView, row: &Row, now: Timestamp) ->
         user_id: row.holder,
         issued_by: row.issuer(),
         departed: view.members.get(&row.holder).is_none_or(|member| member.departed_at.is_some()),
-        key_status: status.name(),
+        key_status: status.name().to_owned(),
         created_at: row.issued_at,
         last_used_at: last_used.map(|used| used.at),
-        last_used: last_used.map(UseBody::from),
-        dead_presented: row.dead_presented.map(UseBody::from),
+        last_used: last_used.map(use_body),
+        dead_presented: row.dead_presented.map(use_body),
         expires_at: row.expires_at,
         revoked_at,
-        revoke_reason,
+        revoke_reason: revoke_reason.map(str::to_owned),
         revoke_note,
         device_id: row.device,
         companion_id: row.companion,
         rotated_from: row.rotated_from,
         rotated_to: row.rotated_to,
     }
-}
-
-/// Where a page lies in its list.
-#[derive(Serialize, ToSchema)]
-pub struct PageMeta {
-    /// From 1.
-    pub current_page: u32,
-    /// Rows a page.
-    pub per_page: u32,
-    /// Rows on all pages.
-    pub total_count: u64,
 }
 
 /// An event, as its team sees it.

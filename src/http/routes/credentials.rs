@@ -7,6 +7,7 @@ use axum::{
 };
 use garde::Validate;
 use http::{HeaderValue, StatusCode, header};
+use keyledger_client::types::{Credential, CredentialPage, Issued, PageMeta, RawKey};
 use keyledger_events::{
     CredentialId, PersonId, Revision, TeamId, Timestamp,
     credential::{Issue, IssueService, KeyMaterial, OVERLAP_SECONDS_MAX, Revoke, Revoker, Rotate},
@@ -31,7 +32,7 @@ use crate::{
         auth::{Caller, Conditions, Person},
         openapi::{IdempotencyHeader, IfMatchHeader, TeamHeader},
         problem::ProblemBody,
-        views::{CredentialBody, EventBody, PageMeta, as_of, credential_body, event_body},
+        views::{EventBody, as_of, credential_body, event_body},
         write::{Write, at_position},
     },
     ledger::Written,
@@ -72,26 +73,6 @@ struct IssueBody {
     #[serde(default)]
     #[garde(dive)]
     purpose: Option<Note>,
-}
-
-/// A credential that was just issued, with its secret: here and nowhere else.
-#[derive(Serialize, ToSchema)]
-struct Issued {
-    #[schema(value_type = Uuid)]
-    id: CredentialId,
-    #[schema(value_type = String)]
-    kind: Kind,
-    display_name: Option<String>,
-    key_prefix: String,
-    /// The secret. Absent when the idempotency key shows that it was answered before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    raw_key: Option<String>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Uuid>)]
-    rotated_from: Option<CredentialId>,
-    position: u64,
 }
 
 /// Issues a key for scripts or agents.
@@ -275,17 +256,9 @@ struct ListQuery {
     per_page: Option<u32>,
 }
 
-/// A page of credentials.
-#[derive(Serialize, ToSchema)]
-struct Credentials {
-    credentials: Vec<CredentialBody>,
-    page_meta: PageMeta,
-    position: u64,
-}
-
 /// Lists the team's credentials, newest first. Members and viewers see no devices but their own.
 #[utoipa::path(get, path = "/credentials", tag = "credentials", params(ListQuery, TeamHeader),
-    responses((status = 200, body = Credentials), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
+    responses((status = 200, body = CredentialPage), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
 async fn list(
     State(app): State<Shared>,
     caller: Caller,
@@ -311,7 +284,7 @@ async fn list(
         let open = |sealed: &Sealed| app.open_sealed(sealed);
         let lookups = Lookups { last_used: &last_used, open: &open };
         let page = view.directory.page(&filter, now, &lookups, current_page.into(), per_page.into());
-        Credentials {
+        CredentialPage {
             credentials: page.rows.into_iter().map(|row| credential_body(&app, view, row, now)).collect(),
             page_meta: PageMeta { current_page, per_page, total_count: page.total },
             position: app.ledger.position().unwrap_or_default().0,
@@ -322,7 +295,7 @@ async fn list(
 
 /// Shows one credential.
 #[utoipa::path(get, path = "/credentials/{id}", tag = "credentials", params(("id" = Uuid, Path), TeamHeader),
-    responses((status = 200, body = CredentialBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
+    responses((status = 200, body = Credential), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)))]
 async fn show(State(app): State<Shared>, caller: Caller, ApiPath(id): ApiPath<Uuid>) -> Result<Response, Problem> {
     let shown = app.team_at(caller.team, Until::Now, |view, now| {
         let row = visible(view, &caller, id.into())?;
@@ -375,7 +348,7 @@ fn draw(app: &App, kind: Kind) -> (KeyMaterial, Secret) {
 /// The answer to an issue or a rotation, from what was appended: for a repeated request that is the first one's.
 fn issued(app: &App, written: &Written, secret: Secret) -> Result<Response, Problem> {
     let record = written.records().next().ok_or_else(Problem::internal)?;
-    let raw_key = (!written.repeated).then(|| secret.expose().to_owned());
+    let raw_key = (!written.repeated).then(|| RawKey::new(secret.expose()));
     let (id, kind, display_name, key_prefix, expires_at, rotated_from) = match record.record.event {
         Event::CredentialIssued(e) => (e.credential, e.kind, app.open(&e.name), e.prefix, e.expires_at, e.rotated_from),
         Event::ServiceCredentialIssued(e) => (e.credential, Kind::Service, Some(e.name), e.prefix, e.expires_at, None),

@@ -7,6 +7,7 @@ use axum::{
 };
 use garde::Validate;
 use http::{HeaderValue, header};
+use keyledger_client::types::Credential;
 use keyledger_events::{CredentialId, PersonId, Revision, Timestamp, team::Depart};
 use keyledger_projections::team_view::{TeamView, Until, departures::Undecided};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use crate::{
         openapi::{IdempotencyHeader, TeamHeader},
         problem::ProblemBody,
         routes::members::{Member, member_body},
-        views::{CredentialBody, EventBody, credential_body, event_body},
+        views::{EventBody, credential_body, event_body},
         write::{Write, at_position},
     },
 };
@@ -42,10 +43,10 @@ struct Dossier {
     /// What the decision must expect: `expected_revision`.
     revision: u64,
     /// Devices and companions: these end by themselves when the member goes.
-    ends_by_itself: Vec<CredentialBody>,
+    ends_by_itself: Vec<Credential>,
     /// The live keys they answer for, riskiest first: used within 30 days (the latest first), then those that never end,
     /// then the oldest.
-    to_decide: Vec<CredentialBody>,
+    to_decide: Vec<Credential>,
     position: u64,
 }
 
@@ -153,7 +154,7 @@ async fn decide(
 #[derive(Serialize, ToSchema)]
 struct Queue {
     /// Riskiest first. It should be empty.
-    credentials: Vec<CredentialBody>,
+    credentials: Vec<Credential>,
     total_count: usize,
     position: u64,
 }
@@ -170,6 +171,6 @@ async fn queue(State(app): State<Shared>, caller: Caller) -> Result<Json<Queue>,
     Ok(Json(Queue { total_count: credentials.len(), credentials, position }))
 }
 
-fn bodies(app: &App, view: &TeamView, keys: &[Undecided<'_>], now: Timestamp) -> Vec<CredentialBody> {
+fn bodies(app: &App, view: &TeamView, keys: &[Undecided<'_>], now: Timestamp) -> Vec<Credential> {
     keys.iter().map(|key| credential_body(app, view, key.row, now)).collect()
 }

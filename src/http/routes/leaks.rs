@@ -9,6 +9,7 @@ use axum::{
 };
 use garde::Validate;
 use http::{HeaderMap, StatusCode};
+use keyledger_client::types::Credential;
 use keyledger_events::{
     Event,
     credential::Revoker,
@@ -33,7 +34,7 @@ use crate::{
         problem::ProblemBody,
         server::BODY_BYTES_MAX,
         text::hex_hash,
-        views::{CredentialBody, credential_body},
+        views::credential_body,
         write::at_position,
     },
     leaks::{
@@ -185,7 +186,7 @@ struct CheckBody {
 struct Checked {
     hash: String,
     /// None: of no key of this team that you may see.
-    credential: Option<CredentialBody>,
+    credential: Option<Credential>,
 }
 
 /// The hashes, in the order they were asked in.

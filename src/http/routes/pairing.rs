@@ -7,6 +7,7 @@ use axum::{
 };
 use garde::Validate;
 use http::{HeaderMap, StatusCode};
+use keyledger_client::types::{PairingPolled, PairingStarted, RawKey};
 use keyledger_events::{
     CredentialId, Position,
     credential::{KeyMaterial, PairDevice, Revoke, Revoker},
@@ -16,7 +17,7 @@ use keyledger_events::{
     team::DenyPairing,
 };
 use keyledger_projections::Verdict;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -50,32 +51,15 @@ struct StartBody {
     device_name: Option<Name>,
 }
 
-/// What a device needs to go on (RFC 8628 §3.2).
-#[derive(Serialize, ToSchema)]
-pub struct Started {
-    /// For polling; a secret.
-    device_code: String,
-    /// For the person to type or compare.
-    #[schema(example = "BCDF-GHJK")]
-    user_code: String,
-    /// Where they do.
-    verification_uri: String,
-    /// The same with the code filled in.
-    verification_uri_complete: String,
-    /// Seconds until the pairing ends.
-    expires_in: u64,
-    /// Seconds between polls.
-    interval: u64,
-}
-
 /// Starts a pairing.
 #[utoipa::path(post, path = "/desktop/pair/start", tag = "pairing", security(()), request_body = inline(Option<StartBody>),
-    responses((status = 200, body = Started), (status = 400, body = crate::http::problem::ProblemBody), (status = 429, body = crate::http::problem::ProblemBody)))]
+    responses((status = 200, body = PairingStarted), (status = 400, body = crate::http::problem::ProblemBody), (status = 429, body = crate::http::problem::ProblemBody)))]
 async fn start(
     State(app): State<Shared>,
     origin: Origin,
     ApiJsonOrDefault(body): ApiJsonOrDefault<StartBody>,
-) -> Result<Json<Started>, Problem> {
+) -> Result<Json<PairingStarted>, Problem> {
+    app.rates.anonymous(origin.address)?;
     let name = body.device_name.map_or_else(|| "Unnamed device".to_owned(), Name::into_string);
     begin(&app, &origin, name, None).map(Json)
 }
@@ -84,15 +68,20 @@ async fn start(
 ///
 /// # Errors
 /// 429.
-pub fn begin(app: &App, origin: &Origin, device_name: String, client_id: Option<String>) -> Result<Started, Problem> {
+pub fn begin(
+    app: &App,
+    origin: &Origin,
+    device_name: String,
+    client_id: Option<String>,
+) -> Result<PairingStarted, Problem> {
     app.rates.anonymous(origin.address)?;
     let asking = Asking { device_name, address: origin.address.to_string(), client_id };
     let started = app.pairings.start(asking, app.now());
     let (device_code, user_code) = started.ok_or_else(|| Problem::too_many_requests(PAIRING_TTL))?;
     let verification_uri = format!("{}/pair", app.config.public_url());
-    Ok(Started {
+    Ok(PairingStarted {
         verification_uri_complete: format!("{verification_uri}?code={user_code}"),
-        device_code,
+        device_code: RawKey::new(device_code),
         user_code,
         verification_uri,
         expires_in: PAIRING_TTL.as_secs(),
@@ -106,33 +95,17 @@ struct PollBody {
     device_code: String,
 }
 
-/// What became of a pairing.
-#[derive(Serialize, ToSchema)]
-#[serde(tag = "status", rename_all = "snake_case")]
-enum PollAnswer {
-    /// Nobody has decided.
-    Pending,
-    /// Somebody refused.
-    Denied,
-    /// Approved; the secrets are answered this once.
-    Approved {
-        /// The device's key.
-        raw_key: String,
-        /// Its companion's.
-        agent_key: String,
-    },
-}
-
 /// Asks what became of a pairing.
 #[utoipa::path(post, path = "/desktop/pair/poll", tag = "pairing", security(()), request_body = inline(PollBody),
-    responses((status = 200, body = PollAnswer), (status = 400, body = crate::http::problem::ProblemBody), (status = 404, description = "no such pairing, or its secrets were fetched", body = crate::http::problem::ProblemBody)))]
+    responses((status = 200, body = PairingPolled), (status = 400, body = crate::http::problem::ProblemBody), (status = 404, description = "no such pairing, or its secrets were fetched", body = crate::http::problem::ProblemBody)))]
 async fn poll(State(app): State<Shared>, ApiJson(body): ApiJson<PollBody>) -> Result<Response, Problem> {
     let answer = match app.pairings.poll(&body.device_code, None, app.now()).map_err(|_| Problem::not_found())? {
-        Polled::Pending | Polled::TooSoon { .. } => PollAnswer::Pending,
-        Polled::Denied => PollAnswer::Denied,
-        Polled::Approved { device, companion } => {
-            PollAnswer::Approved { raw_key: device.expose().to_owned(), agent_key: companion.expose().to_owned() }
-        }
+        Polled::Pending | Polled::TooSoon { .. } => PairingPolled::Pending,
+        Polled::Denied => PairingPolled::Denied,
+        Polled::Approved { device, companion } => PairingPolled::Approved {
+            raw_key: RawKey::new(device.expose()),
+            agent_key: RawKey::new(companion.expose()),
+        },
     };
     Ok(([(http::header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }

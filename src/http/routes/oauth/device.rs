@@ -2,6 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode, header};
+use keyledger_client::types::PairingStarted;
 use keyledger_events::{Timestamp, secret::Secret};
 use keyledger_projections::Surface;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::{
         Name,
         auth::Origin,
         oauth::{OAuthError, OAuthErrorBody, OAuthForm, basic_challenge, no_store},
-        routes::pairing::{Started, begin},
+        routes::pairing::begin,
     },
     identity::pairing::{PollError, Polled},
 };
@@ -33,7 +34,7 @@ pub(super) struct AuthorizeForm {
 /// Starts a pairing for an OAuth client (RFC 8628 §3.1).
 #[utoipa::path(post, path = "/oauth/device_authorization", tag = "oauth", security(()),
     request_body(content = inline(AuthorizeForm), content_type = "application/x-www-form-urlencoded"),
-    responses((status = 200, body = Started), (status = 400, body = OAuthErrorBody), (status = 429, body = OAuthErrorBody)))]
+    responses((status = 200, body = PairingStarted), (status = 400, body = OAuthErrorBody), (status = 429, body = OAuthErrorBody)))]
 pub(super) async fn authorize(
     State(app): State<Shared>,
     origin: Origin,
