@@ -35,6 +35,7 @@ impl Ledger {
             .into_iter()
             // No test asks anybody outside.
             .chain([("KEYLEDGER_WEBHOOK_ALLOW_NETWORKS".to_owned(), "127.0.0.1".to_owned())])
+            .chain([("KEYLEDGER_LEAK_KEYS_URL".to_owned(), String::new())])
             .collect();
         Self { home: tempfile::tempdir().unwrap(), port: free_port(), starts: 0, child: None, environment }
     }
