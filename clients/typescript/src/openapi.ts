@@ -4,6 +4,23 @@
  */
 
 export interface paths {
+    "/.well-known/oauth-authorization-server": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where the OAuth endpoints are and what they take (RFC 8414). */
+        get: operations["get_well_known_oauth_authorization_server"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -281,6 +298,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/feed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Tells a service every change of the keys it verifies, in order and without a gap, until it hangs up: an event
+         *     `changes` for each commit that concerns it and, once it has caught up and then each second, an event `head` with what
+         *     its own index must sum up to. Each message's `id` is the last position it covers, and its `after` that of the message before.
+         */
+        get: operations["get_feed"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/history/as-of": {
         parameters: {
             query?: never;
@@ -343,6 +381,61 @@ export interface paths {
         get: operations["get_history_what_if"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/leaks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reports secrets that were found where they must not be: what lives ends at once, and its team is told where it was.
+         * @description The answer is 202 and says nothing of what was known. A report that GitHub has signed (secret scanning partner
+         *     program) may name more than 100 secrets, and is answered with a label for each.
+         */
+        post: operations["post_leaks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/leaks/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Tells which hashes of secrets are of the team's keys, and what those are worth. Another team's are as good as unknown. */
+        post: operations["post_leaks_check"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/leaks/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends the team's keys whose secrets a scan has found, as leaked, and records where. Whoever may end a key may do this. */
+        post: operations["post_leaks_revoke"];
         delete?: never;
         options?: never;
         head?: never;
@@ -555,6 +648,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/snapshot": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The index at one position, which `Ledger-Position` names, without names and `sv-` keys: a service starts from it and
+         *     goes on with the feed after that position. A Zstandard stream.
+         */
+        get: operations["get_snapshot"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/statement": {
         parameters: {
             query?: never;
@@ -587,6 +700,23 @@ export interface paths {
         put?: never;
         /** Makes a team; whoever makes it owns it. */
         post: operations["post_teams"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Notes what an edge has seen. Keys that the ledger does not know are passed over. */
+        post: operations["post_usage"];
         delete?: never;
         options?: never;
         head?: never;
@@ -787,6 +917,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/forward-auth": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Whether a proxy may let a request pass.
+         * @description For every method and every path below, with a body or without. The key is the one in `Authorization`, as the proxy
+         *     passes it on. The answer is 200, 401 or 403, and never anything else; `Ledger-Min-Position` and rate limits do not apply.
+         */
+        get: operations["get_forward_auth"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -815,6 +966,74 @@ export interface paths {
         get: operations["get_metrics"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/device_authorization": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Starts a pairing for an OAuth client (RFC 8628 §3.1). */
+        post: operations["post_oauth_device_authorization"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/introspect": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says whether a key is good (RFC 7662). For services: `sv-` as Bearer, or as the secret of HTTP Basic or of the form. */
+        post: operations["post_oauth_introspect"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends the key that is sent, a device's with its companion's (RFC 7009). What is no live key is answered the same. */
+        post: operations["post_oauth_revoke"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/oauth/token": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Asks what became of a pairing (RFC 8628 §3.4). The keys are answered once: a device that loses the answer pairs anew. */
+        post: operations["post_oauth_token"];
         delete?: never;
         options?: never;
         head?: never;
@@ -863,21 +1082,31 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description A key that is good. */
+        /** @description `POST /api/v1/verify`: a key that is good. */
         Accepted: {
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Which credential.
+             */
             credential_id: string;
-            /** @description None once its person has been erased. */
+            /** @description What people call it. None once its person has been erased, and where the answer comes from an edge. */
             display_name?: string | null;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When it ends by itself; none: never.
+             */
             expires_at?: string | null;
+            /** @description Its kind. */
             kind: string;
             /**
              * Format: int64
              * @description The last position the verdict rests on.
              */
             position: number;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Its team.
+             */
             team_id: string;
             /**
              * Format: uuid
@@ -905,26 +1134,44 @@ export interface components {
         };
         /** @description What is known of a key that is good. */
         BatchAccepted: {
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Which credential.
+             */
             credential_id: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When it ends by itself; none: never.
+             */
             expires_at?: string | null;
+            /** @description Its kind. */
             kind: string;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Its team.
+             */
             team_id: string;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Who answers for it.
+             */
             user_id: string;
         };
-        /** @description The verdicts, in the order of the keys. */
+        /** @description `POST /api/v1/verify/batch`: the verdicts, in the order of the keys. */
         BatchAnswer: {
-            /** Format: int64 */
+            /**
+             * Format: int64
+             * @description The last position they rest on.
+             */
             position: number;
+            /** @description One a key. */
             results: components["schemas"]["BatchVerdict"][];
         };
         /** @description One key's verdict, with the precise code. */
         BatchVerdict: (components["schemas"]["BatchAccepted"] | null) & {
             /** @description `valid`, `malformed`, `unknown`, `revoked`, `expired` or `insufficient_scope`. */
             code: string;
+            /** @description Whether it is good. */
             valid: boolean;
         };
         ChangeBody: {
@@ -932,6 +1179,21 @@ export interface components {
             event_types?: string[] | null;
             /** @description Where to, from now on; none: as before. */
             url?: string | null;
+        };
+        /** @description The hashes, in the order they were asked in. */
+        CheckAnswer: {
+            /** Format: int64 */
+            position: number;
+            results: components["schemas"]["Checked"][];
+        };
+        CheckBody: {
+            /** @description BLAKE3 `derive_key` of each secret, 64 hexadecimal digits; at most 1,000. */
+            hashes: string[];
+        };
+        /** @description What a hash is of. */
+        Checked: {
+            credential?: components["schemas"]["CredentialBody"] | null;
+            hash: string;
         };
         CreateBody: {
             /** @description What its people call it. */
@@ -953,8 +1215,12 @@ export interface components {
              * @description For a device, its companion.
              */
             companion_id?: string | null;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When it was issued.
+             */
             created_at: string;
+            dead_presented?: components["schemas"]["UseBody"] | null;
             /** @description Whether whoever answers for it has left the team. */
             departed: boolean;
             /**
@@ -964,21 +1230,34 @@ export interface components {
             device_id?: string | null;
             /** @description None once its person has been erased. */
             display_name?: string | null;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When it ends by itself; none: never.
+             */
             expires_at?: string | null;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Its id.
+             */
             id: string;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Who issued it.
+             */
             issued_by?: string | null;
+            /** @description The first 12 characters of its secret. */
             key_prefix: string;
             /** @description `active`, `expired` or `revoked`. What is expired is as dead as what is revoked. */
             key_status: string;
+            /** @description Its kind. */
             kind: string;
+            last_used?: components["schemas"]["UseBody"] | null;
             /**
              * Format: date-time
              * @description To the minute.
              */
             last_used_at?: string | null;
+            /** @description What it is for. */
             purpose?: string | null;
             /** @description What whoever ended it wrote about it. */
             revoke_note?: string | null;
@@ -989,9 +1268,15 @@ export interface components {
              * @description When it ended, by whatever cause.
              */
             revoked_at?: string | null;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description The credential it took over from.
+             */
             rotated_from?: string | null;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description The credential that took over from it.
+             */
             rotated_to?: string | null;
             /**
              * Format: uuid
@@ -1001,10 +1286,33 @@ export interface components {
         };
         /** @description A page of credentials. */
         Credentials: {
+            /** @description The rows. */
             credentials: components["schemas"]["CredentialBody"][];
+            /** @description Where the page lies. */
             page_meta: components["schemas"]["PageMeta"];
-            /** Format: int64 */
+            /**
+             * Format: int64
+             * @description The last position the page rests on.
+             */
             position: number;
+        };
+        DeadKey: {
+            /** @description `loopback`, `private`, `shared`, `public` or `unknown`: never the address itself. */
+            address?: string;
+            /**
+             * Format: date-time
+             * @description In the future it counts as now.
+             */
+            at: string;
+            /**
+             * Format: uuid
+             * @description This, or the hash.
+             */
+            credential_id?: string | null;
+            /** @description BLAKE3 `derive_key` of the secret, 64 hexadecimal digits, as in the feed. */
+            hash?: string | null;
+            /** @description `runtime`, `mcp`, `agent` or `management`. */
+            surface?: string | null;
         };
         DecideBody: {
             /**
@@ -1105,6 +1413,73 @@ export interface components {
         EventTypes: {
             event_types: string[];
         };
+        /** @description What a find was, for a scanner that learns from it. */
+        Feedback: {
+            /** @description `true_positive`: this ledger has issued it, whether or not it has ended; `false_positive`: it has not. */
+            label: string;
+            /** @description SHA-256 of the token, in base64. */
+            token_hash: string;
+            token_type: string;
+        };
+        Find: {
+            /** @description BLAKE3 `derive_key` of the secret, 64 hexadecimal digits. */
+            hash: string;
+            /** @description Where it was found, such as a file and line. */
+            place?: string | null;
+        };
+        /** @description A key that is good. */
+        Good: {
+            /**
+             * Format: uuid
+             * @description The credential's id: each is its own client.
+             */
+            client_id: string;
+            /**
+             * Format: int64
+             * @description When it ends, in seconds since 1970, rounded down; absent: never.
+             */
+            exp?: number | null;
+            /**
+             * Format: int64
+             * @description When it was issued, in seconds since 1970.
+             */
+            iat?: number | null;
+            /** @description The metadata's issuer. */
+            iss: string;
+            /**
+             * Format: uuid
+             * @description The same.
+             */
+            jti: string;
+            kind: string;
+            /** @description The surfaces that take it, separated by spaces; absent if none does. */
+            scope?: string;
+            /**
+             * Format: uuid
+             * @description Who answers for it.
+             */
+            sub: string;
+            /** Format: uuid */
+            team_id: string;
+            /** @description `Bearer`. */
+            token_type: string;
+        };
+        /** @description A device's key, and its companion's (RFC 6749 §5.1). */
+        Granted: {
+            /** @description The device's key, `dk-…`. */
+            access_token: string;
+            /** @description The companion's key, `ak-…`, for the device's agents. */
+            agent_key: string;
+            /**
+             * Format: int64
+             * @description Seconds until both end; absent: they never do.
+             */
+            expires_in?: number | null;
+            /** @description The surfaces that take the device's key. */
+            scope: string;
+            /** @description `Bearer`. */
+            token_type: string;
+        };
         HandOver: {
             /**
              * Format: uuid
@@ -1122,6 +1497,10 @@ export interface components {
             events: components["schemas"]["EventBody"][];
             /** Format: int64 */
             position: number;
+        };
+        /** @description RFC 7662 §2.2. What is not good, for whatever reason, is `{"active":false}` and nothing else. */
+        Introspected: (components["schemas"]["Good"] | null) & {
+            active: boolean;
         };
         /** @description A link that lets one person in. */
         Invitation: {
@@ -1155,19 +1534,42 @@ export interface components {
         };
         /** @description A credential that was just issued, with its secret: here and nowhere else. */
         Issued: {
+            /** @description What people call it. */
             display_name?: string | null;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When it ends by itself; none: never.
+             */
             expires_at?: string | null;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description Its id.
+             */
             id: string;
+            /** @description The first 12 characters of its secret. */
             key_prefix: string;
+            /** @description Its kind. */
             kind: string;
-            /** Format: int64 */
+            /**
+             * Format: int64
+             * @description The position of the event.
+             */
             position: number;
-            /** @description The secret. Absent when the idempotency key shows that it was answered before. */
-            raw_key?: string | null;
-            /** Format: uuid */
+            raw_key?: components["schemas"]["RawKey"] | null;
+            /**
+             * Format: uuid
+             * @description The credential it takes over from.
+             */
             rotated_from?: string | null;
+        };
+        /** @description One secret that was found. Properties that are not named here are passed over. */
+        LeakReport: {
+            source?: components["schemas"]["Note"] | null;
+            /** @description The secret. */
+            token: string;
+            type?: components["schemas"]["Note"] | null;
+            /** @description Where it was found; may be empty. */
+            url?: string | null;
         };
         /** @description A person in the team, now or once. */
         Member: {
@@ -1190,6 +1592,25 @@ export interface components {
              */
             revision: number;
         };
+        /** @description RFC 8414 §2, RFC 8628 §4. */
+        Metadata: {
+            device_authorization_endpoint: string;
+            grant_types_supported: string[];
+            introspection_endpoint: string;
+            /** @description `Bearer` is the access token type; RFC 8414 §2 lets them stand beside the client authentication methods. */
+            introspection_endpoint_auth_methods_supported: string[];
+            /** @description The service's `public_url`. */
+            issuer: string;
+            /** @description None: there is no authorization endpoint. */
+            response_types_supported: string[];
+            revocation_endpoint: string;
+            revocation_endpoint_auth_methods_supported: string[];
+            /** @description The surfaces: what an introspected token's `scope` is made of. */
+            scopes_supported: string[];
+            service_documentation: string;
+            token_endpoint: string;
+            token_endpoint_auth_methods_supported: string[];
+        };
         /**
          * @description A name: 1–100 characters without control, bidirectional-formatting or invisible ones. Space around it is dropped.
          *
@@ -1199,6 +1620,22 @@ export interface components {
         Name: string;
         /** @description A reason or a purpose: at most 500 characters, of which none a name may not have; may be empty. */
         Note: string;
+        /** @description The shape of an [`OAuthError`] in the OpenAPI document. */
+        OAuthError: {
+            /**
+             * @description Stable: programs decide by it (RFC 6749 §5.2, RFC 8628 §3.5).
+             * @example invalid_request
+             */
+            error: string;
+            /** @description For people. */
+            error_description: string;
+        };
+        /** @description What became of a find. */
+        Outcome: {
+            hash: string;
+            /** @description `revoked`, `ended_before`, `forbidden` (you may not end it) or `unknown` (no key of this team that you may see). */
+            outcome: string;
+        };
         /** @description A page of events. */
         Page: {
             events: components["schemas"]["EventBody"][];
@@ -1228,6 +1665,45 @@ export interface components {
              */
             total_count: number;
         };
+        /** @description What became of a pairing. */
+        PairingPolled: {
+            /** @enum {string} */
+            status: "pending";
+        } | {
+            /** @enum {string} */
+            status: "denied";
+        } | {
+            /** @description Its companion's. */
+            agent_key: components["schemas"]["RawKey"];
+            /** @description The device's key. */
+            raw_key: components["schemas"]["RawKey"];
+            /** @enum {string} */
+            status: "approved";
+        };
+        /** @description What a device needs to go on with its pairing. */
+        PairingStarted: {
+            /** @description For polling; a secret. */
+            device_code: components["schemas"]["RawKey"];
+            /**
+             * Format: int64
+             * @description Seconds until the pairing ends.
+             */
+            expires_in: number;
+            /**
+             * Format: int64
+             * @description Seconds between polls.
+             */
+            interval: number;
+            /**
+             * @description For the person to type or compare.
+             * @example BCDF-GHJK
+             */
+            user_code: string;
+            /** @description Where they do. */
+            verification_uri: string;
+            /** @description The same with the code filled in. */
+            verification_uri_complete: string;
+        };
         /** @description A team's rules for new keys. */
         Policy: {
             /** @description Whether only the owner and admins may issue. */
@@ -1240,22 +1716,7 @@ export interface components {
             /** @description Whether a new key may live for ever. */
             never_allowed: boolean;
         };
-        /** @description What became of a pairing. */
-        PollAnswer: {
-            /** @enum {string} */
-            status: "pending";
-        } | {
-            /** @enum {string} */
-            status: "denied";
-        } | {
-            /** @description Its companion's. */
-            agent_key: string;
-            /** @description The device's key. */
-            raw_key: string;
-            /** @enum {string} */
-            status: "approved";
-        };
-        /** @description The shape of a [`Problem`] in the OpenAPI document and in clients. */
+        /** @description The shape of a refusal (RFC 9457). */
         Problem: {
             /**
              * @description Stable: programs decide by it.
@@ -1291,6 +1752,11 @@ export interface components {
             position: number;
             total_count: number;
         };
+        /**
+         * @description A secret on its one way from the server to whoever asked for it. `Debug` doesn't show it, and it is wiped when
+         *     dropped.
+         */
+        RawKey: string;
         /** @description What a departure has done, for the records: events that an auditor can look up. */
         Receipt: {
             events: components["schemas"]["EventBody"][];
@@ -1298,6 +1764,17 @@ export interface components {
             position: number;
             /** @description How many keys of the member still wait for a decision. */
             undecided: number;
+        };
+        /** @description The finds, in the order they came in. */
+        RevokeAnswer: {
+            /** Format: int64 */
+            position: number;
+            results: components["schemas"]["Outcome"][];
+        };
+        RevokeBody: {
+            /** @description At most 1,000. */
+            finds: components["schemas"]["Find"][];
+            source?: components["schemas"]["Note"] | null;
         };
         RoleBody: {
             /**
@@ -1364,30 +1841,6 @@ export interface components {
             /** Format: uuid */
             user_id: string;
         };
-        /** @description What a device needs to go on. */
-        Started: {
-            /** @description For polling; a secret. */
-            device_code: string;
-            /**
-             * Format: int64
-             * @description Seconds until the pairing ends.
-             */
-            expires_in: number;
-            /**
-             * Format: int64
-             * @description Seconds between polls.
-             */
-            interval: number;
-            /**
-             * @description For the person to type or compare.
-             * @example BCDF-GHJK
-             */
-            user_code: string;
-            /** @description Where they do. */
-            verification_uri: string;
-            /** @description The same with the code filled in. */
-            verification_uri_complete: string;
-        };
         /** @description How the service is. */
         Status: {
             /**
@@ -1413,6 +1866,43 @@ export interface components {
         /** @description Your teams. */
         Teams: {
             teams: components["schemas"]["TeamSeat"][];
+        };
+        /** @description What became of a report. */
+        UsageAnswer: {
+            /** @description How many of its lines are about keys that this ledger knows, and, of the dead, that have ended. */
+            accepted: number;
+        };
+        /** @description What an edge has seen since its last report. */
+        UsageBody: {
+            /** @description Keys that were denied because they have ended. At most 10,000. */
+            dead?: components["schemas"]["DeadKey"][];
+            /** @description Keys that were accepted, the last use of each. At most 10,000; the whole body at most 1 MiB. */
+            uses?: components["schemas"]["UsedKey"][];
+        };
+        /** @description Where a key was presented, and when. */
+        UseBody: {
+            /** @description `loopback`, `private`, `shared` (a provider's address translation), `public` or `unknown`. */
+            address: string;
+            /**
+             * Format: date-time
+             * @description A use to the minute.
+             */
+            at: string;
+            /** @description `runtime`, `mcp`, `agent` or `management`; none: nobody said. */
+            surface?: string | null;
+        };
+        UsedKey: {
+            /** @description `loopback`, `private`, `shared`, `public` or `unknown`: never the address itself. */
+            address?: string;
+            /**
+             * Format: date-time
+             * @description Kept to the minute; in the future it counts as now.
+             */
+            at: string;
+            /** Format: uuid */
+            credential_id: string;
+            /** @description `runtime`, `mcp`, `agent` or `management`. */
+            surface?: string | null;
         };
         /** @description An endpoint, and how sending to it goes. */
         WebhookBody: {
@@ -1495,6 +1985,34 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    get_well_known_oauth_authorization_server: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Metadata"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_audit: {
         parameters: {
             query?: {
@@ -2514,7 +3032,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PollAnswer"];
+                    "application/json": components["schemas"]["PairingPolled"];
                 };
             };
             400: {
@@ -2565,7 +3083,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Started"];
+                    "application/json": components["schemas"]["PairingStarted"];
                 };
             };
             400: {
@@ -2647,6 +3165,83 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_feed: {
+        parameters: {
+            query?: {
+                /** @description Begin behind this position; without it, with the first event. */
+                after?: number;
+                /** @description Only the keys of these teams: their ids, with commas between them. */
+                team?: string;
+            };
+            header?: {
+                /** @description The last message's `id`; it wins over `after`. */
+                "Last-Event-ID"?: number | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `position_beyond_log`: this ledger's history ends before that position */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2981,6 +3576,212 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_leaks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LeakReport"][];
+            };
+        };
+        responses: {
+            /** @description of a signed report */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Feedback"][];
+                };
+            };
+            /** @description taken */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_leaks_check: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CheckBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_leaks_revoke: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The team; one of those of whoever asks. */
+                "X-Team-ID": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RevokeBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RevokeAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3882,6 +4683,69 @@ export interface operations {
             };
         };
     };
+    get_snapshot: {
+        parameters: {
+            query?: {
+                /** @description Only the keys of these teams: their ids, with commas between them. */
+                team?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/vnd.keyledger.snapshot+zstd": number[];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_statement: {
         parameters: {
             query?: never;
@@ -4022,6 +4886,70 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_usage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UsageBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsageAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4957,6 +5885,64 @@ export interface operations {
             };
         };
     };
+    get_forward_auth: {
+        parameters: {
+            query?: {
+                /** @description `runtime`, `mcp`, `agent` or `management`; none: any */
+                surface?: string;
+                /** @description the team it must belong to; none: any */
+                team?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description good; no body */
+            200: {
+                headers: {
+                    /** @description the credential */
+                    "X-Credential-Id"?: string;
+                    /** @description `integration`, `agent`, `device` or `service` */
+                    "X-Credential-Kind"?: string;
+                    /** @description its team */
+                    "X-Team-Id"?: string;
+                    /** @description who answers for it */
+                    "X-User-Id"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description none, malformed, unknown, expired, revoked, or another team's: told apart only from none */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description alive, and not for this surface; or the proxy's question can't be answered, which the ledger's log explains */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_healthz: {
         parameters: {
             query?: never;
@@ -5009,6 +5995,237 @@ export interface operations {
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_oauth_device_authorization: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description Any name of 1–100 printable characters. Clients are public and not registered. */
+                    client_id?: string | null;
+                    /** @description What the device calls itself, for the person who decides; without it: `client_id`. */
+                    device_name?: string | null;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PairingStarted"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+        };
+    };
+    post_oauth_introspect: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description Anything, where the service authenticates in the form (`client_secret_post`). */
+                    client_id?: string | null;
+                    /** @description The service's `sv-…`, there. */
+                    client_secret?: string | null;
+                    /** @description Must take the key's kind: `runtime`, `mcp`, `agent` or `management`. Without it any will do. */
+                    surface?: string | null;
+                    /** @description The team the key must belong to. Without it any will do. */
+                    team_id?: string | null;
+                    /** @description What somebody has presented to the service that asks. */
+                    token: string;
+                    /** @description Ignored: a key says itself what it is. */
+                    token_type_hint?: string | null;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Introspected"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+        };
+    };
+    post_oauth_revoke: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description The key to end. */
+                    token: string;
+                    /** @description Ignored: a key says itself what it is. */
+                    token_type_hint?: string | null;
+                };
+            };
+        };
+        responses: {
+            /** @description whatever it was, it is no live key any more */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description the key may still live; try again after `Retry-After` */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+        };
+    };
+    post_oauth_token: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-www-form-urlencoded": {
+                    /** @description The one that asked for the device code. */
+                    client_id?: string | null;
+                    /** @description As it was given. */
+                    device_code?: string | null;
+                    /** @description `urn:ietf:params:oauth:grant-type:device_code`. */
+                    grant_type: string;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Granted"];
+                };
+            };
+            /** @description `authorization_pending`, `slow_down`, `access_denied`, `expired_token`, `invalid_grant`, or a wrong request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
+                };
+            };
+            /** @description Any other refusal */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OAuthError"];
                 };
             };
         };
