@@ -1,7 +1,7 @@
 //! The live feed: tells followers every change of the index, in order and without a gap, and each second how far the
 //! ledger has got.
 //!
-//! A follower first reads the log up to where the projections stand ([`history`]), then what the projector's thread
+//! A follower first reads the log up to where the projections stand (`history`), then what the projector's thread
 //! hands over: each commit is encoded once, before its write is answered, into a ring that all followers read. Nobody
 //! queues anything for a follower: it takes from the ring when its socket takes more, and who has fallen behind the ring
 //! goes on from the log. So its memory is bounded, and none can slow down the ledger or another follower.

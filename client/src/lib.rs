@@ -1,7 +1,7 @@
 //! A client of keyledger for services and programs in Rust: is this key good, here, now? And: issue, list, rotate, end.
 //!
 //! A service that verifies a key on each request is better served by
-//! [`keyledger_projections`' edge](https://docs.rs/keyledger-projections), which answers in its own process; this client
+//! `keyledger_projections::edge`, which answers in its own process; this client
 //! asks the server each time.
 //!
 //! ```no_run
