@@ -21,6 +21,20 @@ pub struct TreeHead {
     pub root: NodeHash,
 }
 
+impl TreeHead {
+    /// Name and head in a note's text, whoever has signed it.
+    ///
+    /// # Errors
+    /// [`HeadError::Note`].
+    pub fn parse(note: &Note) -> Result<(&str, Self), HeadError> {
+        let mut lines = note.text().lines();
+        let origin = lines.next().ok_or(HeadError::Note)?;
+        let size = lines.next().and_then(canonical_number).ok_or(HeadError::Note)?;
+        let root = lines.next().and_then(|line| BASE64.decode(line).ok()).ok_or(HeadError::Note)?;
+        Ok((origin, Self { size, root: NodeHash(root.try_into().map_err(|_| HeadError::Note)?) }))
+    }
+}
+
 /// A ledger's name and signing key.
 #[derive(Debug)]
 pub struct HeadSigner(NoteSigner);
@@ -80,13 +94,8 @@ impl HeadVerifier {
     pub fn verify(&self, note: &str) -> Result<TreeHead, HeadError> {
         let note = Note::parse(note).map_err(|_| HeadError::Note)?;
         self.0.verify(&note).map_err(|_| HeadError::Signature)?;
-        let mut lines = note.text().lines();
-        if lines.next() != Some(self.origin()) {
-            return Err(HeadError::Origin);
-        }
-        let size = lines.next().and_then(canonical_number).ok_or(HeadError::Note)?;
-        let root = lines.next().and_then(|line| BASE64.decode(line).ok()).ok_or(HeadError::Note)?;
-        Ok(TreeHead { size, root: NodeHash(root.try_into().map_err(|_| HeadError::Note)?) })
+        let (origin, head) = TreeHead::parse(&note)?;
+        if origin == self.origin() { Ok(head) } else { Err(HeadError::Origin) }
     }
 
     /// Whether the ledger has signed the note, whatever it says.

@@ -147,17 +147,17 @@ pub struct HeadMessage {
     pub at: Timestamp,
 }
 
-mod hex_hash {
+pub(crate) mod hex_hash {
     use keyledger_events::secret::SecretHash;
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(hash: &SecretHash, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(hash: &SecretHash, to: S) -> Result<S::Ok, S::Error> {
         let mut digits = [0; 64];
         hex::encode_to_slice(hash.0, &mut digits).map_err(serde::ser::Error::custom)?;
         to.serialize_str(std::str::from_utf8(&digits).unwrap_or_default())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SecretHash, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SecretHash, D::Error> {
         let digits = std::borrow::Cow::<str>::deserialize(from)?;
         let mut hash = [0; 32];
         hex::decode_to_slice(digits.as_ref(), &mut hash).map_err(|_| D::Error::custom("not 64 hexadecimal digits"))?;

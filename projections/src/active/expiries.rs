@@ -55,6 +55,13 @@ impl Expiries {
             .collect()
     }
 
+    /// Nothing that is not ripe yet ends before; none: nothing has an end.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        let begun = self.begun.peek().map(|Reverse((at, _))| *at);
+        let ahead = self.ahead.keys().next().map(|minute| u64::from(*minute) * MINUTE_US);
+        begun.into_iter().chain(ahead).min().map(Timestamp::from_micros)
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         let filed: usize = self.ahead.values().map(|entries| entries.capacity() * 4 + 32).sum();
         filed + self.begun.capacity() * 16 + self.ripe.len() * 8

@@ -324,6 +324,11 @@ impl Active {
             .collect()
     }
 
+    /// When to ask [`Active::due`] again: no other credential than it has named ends before. None: no other has an end.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.writer.read().expiries.next()
+    }
+
     /// All credentials that are alive by the events and have an end, with it.
     pub fn ending(&self) -> impl Iterator<Item = (TeamId, CredentialId, Timestamp)> + '_ {
         (0..self.len() as u32).filter_map(|number| {
