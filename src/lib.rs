@@ -19,6 +19,7 @@ pub mod scrub;
 pub mod seals;
 pub mod serve;
 pub mod side;
+pub mod sidecar;
 pub mod statements;
 pub mod sweeper;
 pub mod telemetry;

@@ -10,6 +10,7 @@ mod completions;
 mod credentials;
 mod depart;
 mod doctor;
+mod edge;
 mod export;
 mod login;
 mod members;
@@ -61,6 +62,8 @@ struct Global {
 enum Command {
     /// Run the service over a data directory; creates what is missing.
     Serve(serve::Args),
+    /// Verify keys beside a service, from this machine's own memory, following a running server.
+    Edge(edge::Args),
     /// Issue a key for scripts (`integration`) or agents (`agent`); prints it, this once.
     Issue(credentials::IssueArgs),
     /// List the team's credentials.
@@ -157,6 +160,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let client = || Client::new(&global);
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Edge(args) => edge::run(&args),
         Command::Issue(args) => credentials::issue(&client()?, output, &args),
         Command::List(args) => credentials::list(&client()?, output, &args),
         Command::Show(args) => credentials::show(&client()?, output, &args),
@@ -227,6 +231,11 @@ mod tests {
         for line in [
             "serve",
             "serve --data d --listen 127.0.0.1:0 --public-url https://x.example --config k.toml",
+            "edge --upstream https://ledger.example",
+            &format!(
+                "edge --listen unix:/run/edge.sock --upstream http://x --policy best-effort --snapshot s --teams {id},{id} \
+                 --ledger-key a.vkey --ledger-key b.vkey --token-file t --stale-after-seconds 3"
+            ),
             "issue integration CI",
             "issue agent bot --expires-in-days 30 --purpose tests --json",
             "list",
@@ -285,6 +294,9 @@ mod tests {
             "export team.bundle --from yesterday",
             "statement x",
             "backup",
+            "edge",
+            "edge --upstream http://x --listen /run/edge.sock",
+            "edge --upstream http://x --policy never",
             "restore",
             "issue",
             "issue device laptop",

@@ -15,7 +15,6 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::{Notify, futures::Notified},
     time::Instant,
 };
@@ -232,14 +231,14 @@ impl Connections {
 }
 
 /// A socket that tells its connection when the client sends and when it takes nothing.
-pub struct Watched {
-    stream: TcpStream,
+pub struct Watched<S> {
+    stream: S,
     connection: Arc<Connection>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     /// Watches a socket on behalf of a connection.
-    pub const fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+    pub const fn new(stream: S, connection: Arc<Connection>) -> Self {
         Self { stream, connection }
     }
 
@@ -256,7 +255,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -274,7 +273,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.wrote(poll)

@@ -13,7 +13,8 @@ use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -125,6 +126,42 @@ impl FastPath for NoFastPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+/// Where clients connect.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address and a port.
+    Tcp(TcpListener),
+    /// A socket in the file system. Whoever may write to it is on this machine: their address is 127.0.0.1, port 0.
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}
+
+/// A client that has connected.
+enum Stream {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Stream::Tcp(stream, peer)),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
@@ -148,7 +185,8 @@ impl<F: FastPath> Server<F> {
     }
 
     /// Serves until `shutdown` is done, then takes no more connections, lets requests in flight end, and returns.
-    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) -> Drained {
+    pub async fn run(self, listener: impl Into<Listener>, shutdown: impl Future<Output = ()> + Send) -> Drained {
+        let listener = listener.into();
         let server = Arc::new(self);
         let places = Arc::new(Semaphore::new(server.limits.connections_max));
         let mut shutdown = pin!(shutdown);
@@ -159,7 +197,13 @@ impl<F: FastPath> Server<F> {
                 () = &mut shutdown => break,
                 _ = upkeep.tick() => server.metrics.upkeep(),
                 (stream, place) = accept(&server, &listener, &places) => {
-                    tokio::spawn(Arc::clone(&server).serve(stream.0, stream.1, place));
+                    let server = Arc::clone(&server);
+                    match stream {
+                        Stream::Tcp(stream, peer) => drop(tokio::spawn(server.serve(stream, peer, place))),
+                        Stream::Unix(stream) => {
+                            drop(tokio::spawn(server.serve(stream, SocketAddr::from(([127, 0, 0, 1], 0)), place)));
+                        }
+                    }
                 }
             }
         }
@@ -178,13 +222,23 @@ impl<F: FastPath> Server<F> {
         Drained { cut }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit) {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        _place: OwnedSemaphorePermit,
+    ) {
         let mut end = End { server: &self, connection: self.connections.open(), why: Closed::Failed };
         self.metrics.connections_open.increment(1);
         end.why = self.talk(stream, peer, &end.connection).await;
     }
 
-    async fn talk(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: &Arc<Connection>) -> Closed {
+    async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        self: &Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        connection: &Arc<Connection>,
+    ) -> Closed {
         let service = service_fn(|request| self.dispatch(request, peer, connection));
         let mut http = pin!(
             http1::Builder::new()
@@ -305,9 +359,9 @@ impl Closed {
 /// Waits for a place, then for a client. Errors of accept are the system's or the client's and never end the loop.
 async fn accept<F: FastPath>(
     server: &Server<F>,
-    listener: &TcpListener,
+    listener: &Listener,
     places: &Arc<Semaphore>,
-) -> ((TcpStream, SocketAddr), OwnedSemaphorePermit) {
+) -> (Stream, OwnedSemaphorePermit) {
     let place = loop {
         match Arc::clone(places).try_acquire_owned() {
             Ok(place) => break place,
@@ -322,12 +376,14 @@ async fn accept<F: FastPath>(
     };
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Err(error) = stream.set_nodelay(true) {
+            Ok(stream) => {
+                if let Stream::Tcp(stream, _) = &stream
+                    && let Err(error) = stream.set_nodelay(true)
+                {
                     tracing::debug!(%error, "a connection ended before it was served");
                     continue;
                 }
-                return ((stream, peer), place);
+                return (stream, place);
             }
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {

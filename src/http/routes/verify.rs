@@ -95,9 +95,35 @@ async fn verify(State(app): State<Shared>, origin: Origin, headers: HeaderMap, b
 /// The whole of a verification. `client` is asked only where it matters: who presents good keys is not limited.
 pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl Fn() -> IpAddr) -> http::Response<Bytes> {
     let position = app.ledger.position().unwrap_or_default();
-    let mut response = match check(app, headers, body, &client) {
-        Ok(verdict) => {
-            let mut response = http::Response::new(Bytes::from(to_json(&accepted(app, &verdict, position))));
+    respond(headers, body, position, |presented, surface, team| {
+        let judged = app.verify_key(presented, surface, team, &client);
+        let verdict = judged.map_err(|denied| {
+            app.rates.verify_failure(client()).err().unwrap_or_else(|| refused(&denied, surface))
+        })?;
+        let display_name = match app.projections.active().name(verdict.handle) {
+            Label::Clear(name) => Some(name),
+            Label::Sealed(sealed) => app.open_sealed(&sealed),
+        };
+        Ok((verdict, display_name))
+    })
+}
+
+/// The answer to a question, whoever has judged the key: `judge` is given what was presented and what was asked, and
+/// gives the verdict and what people call the credential.
+pub fn respond(
+    headers: &HeaderMap,
+    body: &[u8],
+    position: Position,
+    judge: impl FnOnce(&[u8], Option<Surface>, Option<TeamId>) -> Result<(Verdict, Option<String>), Problem>,
+) -> http::Response<Bytes> {
+    let judged = || {
+        let VerifyBody { surface, team_id } = if body.is_empty() { VerifyBody::default() } else { read_json(body)? };
+        let presented = bearer(headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
+        judge(presented.as_bytes(), surface, team_id)
+    };
+    let mut response = match judged() {
+        Ok((verdict, display_name)) => {
+            let mut response = http::Response::new(Bytes::from(to_json(&accepted(&verdict, display_name, position))));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
@@ -108,29 +134,22 @@ pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl Fn() -> 
     response
 }
 
-fn check(app: &App, headers: &HeaderMap, body: &[u8], client: &impl Fn() -> IpAddr) -> Result<Verdict, Problem> {
-    let VerifyBody { surface, team_id } = if body.is_empty() { VerifyBody::default() } else { read_json(body)? };
-    let presented = bearer(headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
-    app.verify_key(presented.as_bytes(), surface, team_id, client).map_err(|denied| {
-        let refused = match denied {
-            Denied::WrongSurface(_) => Problem::insufficient_scope(surface.map_or("", Surface::name)),
-            _ => Problem::unauthorized(Challenge::InvalidToken),
-        };
-        app.rates.verify_failure(client()).err().unwrap_or(refused)
-    })
+/// What whoever presented a key is told.
+pub fn refused(denied: &Denied, surface: Option<Surface>) -> Problem {
+    match denied {
+        Denied::WrongSurface(_) => Problem::insufficient_scope(surface.map_or("", Surface::name)),
+        _ => Problem::unauthorized(Challenge::InvalidToken),
+    }
 }
 
-fn accepted(app: &App, verdict: &Verdict, position: Position) -> Accepted {
+fn accepted(verdict: &Verdict, display_name: Option<String>, position: Position) -> Accepted {
     Accepted {
         valid: true,
         credential_id: verdict.credential.uuid(),
         kind: verdict.kind,
         team_id: verdict.team,
         user_id: verdict.holder,
-        display_name: match app.projections.active().name(verdict.handle) {
-            Label::Clear(name) => Some(name),
-            Label::Sealed(sealed) => app.open_sealed(&sealed),
-        },
+        display_name,
         expires_at: verdict.expires_at,
         position: position.0,
     }
