@@ -73,6 +73,18 @@ pub enum Change {
 }
 
 impl Change {
+    /// Which credential it is about.
+    pub const fn credential(&self) -> CredentialId {
+        match *self {
+            Self::CredentialIssued { credential, .. }
+            | Self::CredentialRevoked { credential }
+            | Self::CredentialCascadeRevoked { credential, .. }
+            | Self::CredentialExpired { credential, .. }
+            | Self::ExpiryShortened { credential, .. }
+            | Self::CredentialHandedOver { credential, .. } => credential,
+        }
+    }
+
     /// What of an event concerns the index.
     pub const fn of(event: &Event) -> Option<Self> {
         Some(match event {

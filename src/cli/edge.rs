@@ -53,8 +53,7 @@ enum PolicyName {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let config =
-        Config { log_format: args.log_format, log_filter: args.log_filter.clone(), ..Config::default() };
+    let config = Config { log_format: args.log_format, log_filter: args.log_filter.clone(), ..Config::default() };
     crate::telemetry::init(&config);
     let policy = match args.policy {
         PolicyName::Strict => Policy::Strict { max: Duration::from_secs(args.stale_after_seconds) },
@@ -69,8 +68,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     for file in &args.ledger_key {
         let text = fs::read_to_string(file).map_err(Failure::io(file.display()))?;
-        let key: HeadVerifier =
-            text.parse().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+        let key: HeadVerifier = text.parse().map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
         builder = builder.ledger_key(key);
     }
     let counted = sidecar::recorder().map_err(Failure::Refused)?;
@@ -83,7 +81,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// From the environment or a private file, never from an argument.
 fn token(args: &Args) -> Result<String, Failure> {
     let Some(file) = &args.token_file else {
-        let missing = || Failure::Usage("an sv- key is needed: in KEYLEDGER_TOKEN, or a file for --token-file".to_owned());
+        let missing =
+            || Failure::Usage("an sv- key is needed: in KEYLEDGER_TOKEN, or a file for --token-file".to_owned());
         return environment("KEYLEDGER_TOKEN").ok_or_else(missing);
     };
     let found = fs::metadata(file).map_err(Failure::io(file.display()))?;

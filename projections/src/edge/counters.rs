@@ -100,9 +100,11 @@ pub(super) struct Told([(Outcome, Counter, u64); Outcome::ALL.len()]);
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self(Outcome::ALL.map(|outcome| {
-            (outcome, counter!("keyledger_edge_verifications_total", "outcome" => outcome.name()), 0)
-        }))
+        Self(
+            Outcome::ALL.map(|outcome| {
+                (outcome, counter!("keyledger_edge_verifications_total", "outcome" => outcome.name()), 0)
+            }),
+        )
     }
 
     /// Adds what has come since; several edges of one process share the recorder's counters.

@@ -154,8 +154,7 @@ mod tests {
             as_of: at(5),
         };
         let digest = index.nameless_digest(None);
-        let mut of =
-            snapshot::Header { position: Some(Position(8)), credentials: 0, digest, teams: None, at: at(4) };
+        let mut of = snapshot::Header { position: Some(Position(8)), credentials: 0, digest, teams: None, at: at(4) };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("edge.state");
         let (sender, _receiver) = mpsc::sync_channel(1);

@@ -7,13 +7,18 @@
 //! 2. A head whose digest is not that of the rows held says that they are not sound: they are thrown away.
 //! 3. The gate is opened by a head alone, and only after the tree of this connection was found to be the remembered one
 //!    or to continue it.
-//! 4. A ledger that has less than it had is not believed until it has more again, and then must continue the tree.
+//! 4. No snapshot is taken that lacks a key which a believed head has covered, or has one alive again that had ended.
+//! 5. A ledger that has less than it had is not believed until it has more again, and then must continue the tree.
 //!
 //! A head is as old as the ledger's clock says, not as its arrival does: whatever delays the messages makes the edge
 //! stale. The clocks are compared where they can be: the first head of a connection was made after the request was
 //! sent ([`Machine::connecting`]), and each later one as much later as it says.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use keyledger_events::{CredentialId, Position, TeamId, Timestamp};
 
@@ -23,6 +28,7 @@ use super::{
 };
 use crate::{
     Active,
+    active::State,
     feed::{Change, Changes, HeadMessage, snapshot::Header},
 };
 
@@ -123,6 +129,10 @@ pub(super) struct Machine {
     index: Arc<Active>,
     /// Whether `index` is the ledger's at `held`.
     sound: bool,
+    /// Whether a head was ever believed over `index` …
+    confirmed: bool,
+    /// … and what was changed since the last one.
+    unconfirmed: HashSet<CredentialId>,
     held: Option<Position>,
     /// The highest position the ledger was ever known to have.
     highest: Option<Position>,
@@ -156,8 +166,21 @@ impl Machine {
         let state = if sound { EdgeState::Disconnected } else { EdgeState::Starting };
         let left = left.unwrap_or_else(|| Left { index: Active::default(), held: None, highest: None });
         let Left { index, held, highest } = left;
-        let (index, connection) = (Arc::new(index), None);
-        Self { teams, late, index, sound, held, highest, connection, resyncs: 0, tree_good: false, state }
+        let (index, connection, unconfirmed) = (Arc::new(index), None, HashSet::new());
+        Self {
+            teams,
+            late,
+            index,
+            sound,
+            confirmed: sound,
+            unconfirmed,
+            held,
+            highest,
+            connection,
+            resyncs: 0,
+            tree_good: false,
+            state,
+        }
     }
 
     pub(super) fn index(&self) -> &Arc<Active> {
@@ -227,9 +250,14 @@ impl Machine {
         if header.position < self.highest {
             return self.close(EdgeState::Behind);
         }
+        // Between two looks at the tree a ledger could take back what it has told, and go on with something else.
+        if self.confirmed && !self.is_kept_by(&index) {
+            return self.close(EdgeState::Forked);
+        }
         self.index = Arc::new(index);
         self.held = header.position;
-        self.sound = true;
+        (self.sound, self.confirmed) = (true, false);
+        self.unconfirmed.clear();
         self.seen(header.position);
         vec![Effect::Replaced]
     }
@@ -289,6 +317,7 @@ impl Machine {
             .map(|placed| &placed.change)
             .partition(|change| matches!(change, Change::CredentialCascadeRevoked { .. }));
         cascades.iter().chain(&others).for_each(|change| self.index.apply_change(changes.team, change));
+        self.unconfirmed.extend(changes.changes.iter().map(|placed| placed.change.credential()));
         self.held = Some(changes.position);
         self.seen(self.held);
         let ended: Vec<_> = cascades.iter().chain(&others).filter_map(|change| ended(change)).collect();
@@ -323,6 +352,8 @@ impl Machine {
         let began = connection.began;
         self.state = EdgeState::Following;
         self.resyncs = 0;
+        self.confirmed = true;
+        self.unconfirmed.clear();
         let mut effects = vec![Effect::Open(News { as_of, heard: now, at: head.at })];
         // It can't be told whether the messages are late or the connection began late: another one tells.
         if self.late.is_some_and(|late| now.since(as_of) > late && now.since(began) > late * 2) {
@@ -345,6 +376,15 @@ impl Machine {
         });
         let ours = self.teams.as_ref().is_none_or(|teams| teams.contains(&changes.team));
         in_order && ours && !changes.changes.is_empty() && last <= Some(changes.position)
+    }
+
+    /// Whether every key that a believed head has covered is in `other`, and what had ended has.
+    fn is_kept_by(&self, other: &Active) -> bool {
+        let before = self.index.freeze();
+        before.rows().filter(|row| !self.unconfirmed.contains(&row.credential)).all(|row| {
+            let now = other.known(&row.hash, Timestamp::default());
+            now.is_some_and(|now| now.credential == row.credential && (row.state == State::Alive || !now.alive))
+        })
     }
 
     fn seen(&mut self, position: Option<Position>) {

@@ -62,13 +62,13 @@ use keyledger_events::{
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+pub use self::ends::{Ended, EndedReceiver};
 use self::{
     counters::{Counters, Outcome},
     ends::Ends,
     gate::{Barred, Gate},
     reports::DeadKeys,
 };
-pub use self::ends::{Ended, EndedReceiver};
 use crate::{Denied, Surface, Verdict};
 
 /// How old the news may be that an edge still accepts keys on.
@@ -403,12 +403,7 @@ impl Edge {
     /// # Errors
     /// [`EdgeDenied`].
     #[inline]
-    pub fn verify_hash(
-        &self,
-        hash: &SecretHash,
-        question: &Question,
-        now: Timestamp,
-    ) -> Result<Verdict, EdgeDenied> {
+    pub fn verify_hash(&self, hash: &SecretHash, question: &Question, now: Timestamp) -> Result<Verdict, EdgeDenied> {
         let Shared { gate, counters, dead, .. } = &*self.shared;
         let judged = gate.pass(now, |index, now| {
             let judged = index.judge(hash, question.surface, question.team, now);

@@ -124,15 +124,20 @@ impl History {
         let (_, position, commit) = self.placed().find(|(_, end, _)| *end == wanted).unwrap();
         let changes = commit.what.changes(Timestamp::from_micros(commit.at_us));
         let first = position.0 + 1 - changes.len() as u64;
-        let changes =
-            changes.into_iter().zip(first..).map(|(change, at)| PlacedChange { position: Position(at), change }).collect();
+        let changes = changes
+            .into_iter()
+            .zip(first..)
+            .map(|(change, at)| PlacedChange { position: Position(at), change })
+            .collect();
         Changes { after, position, team: team(0), changes }
     }
 
     /// As a tree: size and root.
     fn tree_at(&self, end: Option<Position>) -> (u64, u64) {
         let mut hasher = DefaultHasher::new();
-        self.placed().filter(|(_, position, _)| Some(*position) <= end).for_each(|(_, _, commit)| commit.hash(&mut hasher));
+        self.placed()
+            .filter(|(_, position, _)| Some(*position) <= end)
+            .for_each(|(_, _, commit)| commit.hash(&mut hasher));
         (end.map_or(0, |end| end.0 + 1), hasher.finish())
     }
 }
@@ -157,23 +162,38 @@ impl World {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Issue { pair: bool, pad: u64 },
+    Issue {
+        pair: bool,
+        pad: u64,
+    },
     Revoke(Index),
-    Wait { ms: u64 },
-    Deliver { count: usize },
+    Wait {
+        ms: u64,
+    },
+    Deliver {
+        count: usize,
+    },
     Lose(Index),
     Double(Index),
     Swap(Index),
     Garble(Index),
+    /// A change is left out of a message that can be read.
+    Lie(Index),
     Cut,
     Try,
     Down,
     Up,
-    Rollback { commits: usize },
-    Fork { commits: usize },
+    Rollback {
+        commits: usize,
+    },
+    Fork {
+        commits: usize,
+    },
     Truth,
     Save,
-    Restart { damaged: bool },
+    Restart {
+        damaged: bool,
+    },
 }
 
 impl ReferenceStateMachine for World {
@@ -203,6 +223,7 @@ impl ReferenceStateMachine for World {
             1 => any::<Index>().prop_map(Step::Double),
             1 => any::<Index>().prop_map(Step::Swap),
             1 => any::<Index>().prop_map(Step::Garble),
+            1 => any::<Index>().prop_map(Step::Lie),
             1 => Just(Step::Cut),
             7 => Just(Step::Try),
             1 => Just(Step::Down),
@@ -272,6 +293,8 @@ impl ReferenceStateMachine for World {
 #[derive(Clone, Debug)]
 enum Message {
     Changes(Changes),
+    /// Something was left out.
+    Lie(Changes),
     Head(HeadMessage),
     Garbage,
 }
@@ -285,6 +308,10 @@ struct Edge {
     /// What was known to have ended whenever a head was believed.
     known_dead: BTreeSet<u64>,
     connection: Option<Connection>,
+    /// Something was left out since a head was believed.
+    lied_to: bool,
+    /// A head of another history than the true one was believed.
+    followed_other: bool,
     file: Option<File>,
 }
 
@@ -302,6 +329,7 @@ struct File {
     remembered: Option<(u64, u64)>,
     news: News,
     known_dead: BTreeSet<u64>,
+    followed_other: bool,
 }
 
 fn reading(world: &World) -> Reading {
@@ -317,6 +345,8 @@ impl Edge {
             remembered: None,
             known_dead: BTreeSet::new(),
             connection: None,
+            lied_to: false,
+            followed_other: false,
             file: None,
         }
     }
@@ -329,7 +359,13 @@ impl Edge {
                 Effect::Open(news) => {
                     self.closed = false;
                     self.news = Some(news);
-                    let dead = |number: &u64| self.machine.index().judge(&hash(*number), None, None, Timestamp::default()).is_err();
+                    self.lied_to = false;
+                    let truth = world.history().index_at(self.machine.held()).nameless_digest(None);
+                    assert_eq!(self.machine.index().nameless_digest(None), truth, "a gap was believed");
+                    self.followed_other |= world.current != 0;
+                    let dead = |number: &u64| {
+                        self.machine.index().judge(&hash(*number), None, None, Timestamp::default()).is_err()
+                    };
                     let issued = self.machine.index().freeze();
                     let issued: BTreeSet<CredentialId> = issued.rows().map(|row| row.credential).collect();
                     let known = (0..world.next_number + 2).filter(|number| issued.contains(&id(*number)));
@@ -415,9 +451,15 @@ impl Edge {
     }
 
     fn deliver(&mut self, world: &World) {
-        let Some(message) = self.connection.as_mut().and_then(|connection| connection.messages.pop_front()) else { return };
+        let Some(message) = self.connection.as_mut().and_then(|connection| connection.messages.pop_front()) else {
+            return;
+        };
         let effects = match message {
             Message::Changes(changes) => self.machine.changes(&changes),
+            Message::Lie(changes) => {
+                self.lied_to = true;
+                self.machine.changes(&changes)
+            }
             Message::Head(head) => self.machine.head(reading(world), &head),
             Message::Garbage => self.machine.malformed(),
         };
@@ -439,6 +481,7 @@ impl Edge {
             news: Some(file.news),
             remembered: file.remembered,
             known_dead: file.known_dead.clone(),
+            followed_other: file.followed_other,
             file: Some(file),
             ..Self::fresh(Some(left))
         };
@@ -478,19 +521,28 @@ impl StateMachineTest for Edge {
             (Step::Garble(which), Some(messages)) => {
                 let at = which.index(messages.len());
                 messages[at] = match messages[at].clone() {
-                    Message::Changes(mut changes) => {
-                        changes.changes.pop();
-                        Message::Changes(changes)
-                    }
                     Message::Head(head) => Message::Head(HeadMessage { digest: Default::default(), ..head }),
-                    Message::Garbage => Message::Garbage,
+                    _ => Message::Garbage,
                 };
             }
-            (Step::Cut, _) | (Step::Down | Step::Rollback { .. } | Step::Fork { .. } | Step::Truth, _) => edge.cut(),
+            (Step::Lie(which), Some(messages)) => {
+                let at = which.index(messages.len());
+                if let Message::Changes(mut changes) = messages[at].clone() {
+                    changes.changes.pop();
+                    messages[at] = Message::Lie(changes);
+                }
+            }
+            (Step::Cut | Step::Down, _) => edge.cut(),
+            (Step::Rollback { .. } | Step::Fork { .. } | Step::Truth, _) => {
+                edge.cut();
+                // What comes next may not go with what no head has confirmed yet.
+                edge.lied_to = true;
+            }
             (Step::Try, _) => edge.attempt(world),
             (Step::Save, _) => {
                 let of = world.histories.iter().find(|history| {
-                    history.index_at(edge.machine.held()).nameless_digest(None) == edge.machine.index().nameless_digest(None)
+                    history.index_at(edge.machine.held()).nameless_digest(None)
+                        == edge.machine.index().nameless_digest(None)
                 });
                 if let (Some(news), Some(history), true) = (edge.news, of, edge.machine.is_sound() && !edge.closed) {
                     edge.file = Some(File {
@@ -500,6 +552,7 @@ impl StateMachineTest for Edge {
                         remembered: edge.remembered,
                         news,
                         known_dead: edge.known_dead.clone(),
+                        followed_other: edge.followed_other,
                     });
                 }
             }
@@ -529,8 +582,8 @@ impl StateMachineTest for Edge {
             let mine = edge.machine.index().nameless_digest(None);
             let held = edge.machine.held();
             let fits = |history: &History| history.index_at(held).nameless_digest(None) == mine;
-            // Of what was garbled a piece may be missing, which the next head finds; until then nothing opens the gate.
-            assert!(world.histories.iter().any(fits) || !edge.is_open(world) || edge.connection.is_some());
+            // What a lie has left out, or another history brought in, the next head finds.
+            assert!(world.histories.iter().any(fits) || edge.lied_to, "a gap was applied");
         }
     }
 
@@ -552,13 +605,20 @@ impl StateMachineTest for Edge {
             size <= world.history().tree_at(world.history().end()).0
                 && world.history().tree_at(size.checked_sub(1).map(Position)).1 == root
         });
-        if of_this_ledger && edge.machine.highest() <= world.history().end() {
+        // What it has believed beyond the tree it remembers may be another history's, too.
+        if edge.machine.state() == EdgeState::Forked {
+            assert!(!edge.is_open(&world) && (edge.followed_other || !of_this_ledger));
+        } else if of_this_ledger && edge.machine.highest() <= world.history().end() {
             assert!(edge.is_open(&world), "{:?}", edge.machine.state());
             assert_eq!(edge.machine.held(), world.history().end());
             let truth = world.history().index_at(world.history().end());
             assert_eq!(edge.machine.index().nameless_digest(None), truth.nameless_digest(None));
         } else {
-            assert!(matches!(edge.machine.state(), EdgeState::Forked | EdgeState::Behind), "{:?}", edge.machine.state());
+            assert!(
+                matches!(edge.machine.state(), EdgeState::Forked | EdgeState::Behind),
+                "{:?}",
+                edge.machine.state()
+            );
             assert!(!edge.is_open(&world));
         }
     }

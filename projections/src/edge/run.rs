@@ -424,7 +424,8 @@ async fn tick(core: &Mutex<Core<'_>>) {
             was_ready = is_ready;
             gauge!("keyledger_edge_ready").set(if is_ready { 1.0 } else { 0.0 });
             gauge!("keyledger_edge_news_seconds").set(shared.gate.age().map_or(f64::INFINITY, |age| age.as_secs_f64()));
-            let count = |position: Option<keyledger_events::Position>| position.map_or(0, |position| position.0 + 1) as f64;
+            let count =
+                |position: Option<keyledger_events::Position>| position.map_or(0, |position| position.0 + 1) as f64;
             gauge!("keyledger_edge_positions").set(count(machine.held()));
             gauge!("keyledger_edge_ledger_positions").set(count(machine.highest()));
             fresh_for

@@ -97,9 +97,8 @@ pub fn answer(app: &App, headers: &HeaderMap, body: &[u8], client: impl Fn() -> 
     let position = app.ledger.position().unwrap_or_default();
     respond(headers, body, position, |presented, surface, team| {
         let judged = app.verify_key(presented, surface, team, &client);
-        let verdict = judged.map_err(|denied| {
-            app.rates.verify_failure(client()).err().unwrap_or_else(|| refused(&denied, surface))
-        })?;
+        let verdict = judged
+            .map_err(|denied| app.rates.verify_failure(client()).err().unwrap_or_else(|| refused(&denied, surface)))?;
         let display_name = match app.projections.active().name(verdict.handle) {
             Label::Clear(name) => Some(name),
             Label::Sealed(sealed) => app.open_sealed(&sealed),
