@@ -188,7 +188,7 @@ impl FastPath for Answers {
         if response.status() == StatusCode::FORBIDDEN {
             self.complaints.hear(&head);
         }
-        forward_auth::without_body(&head, body, response).await
+        forward_auth::without_body(body, response).await
     }
 }
 

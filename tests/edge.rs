@@ -209,7 +209,11 @@ fn a_ledger_with_less_history_than_it_had_is_not_believed_until_it_has_it_again(
         owner.issue("integration", &format!("later {n}"), None);
     }
     eventually("it is dead", || denial(&edge, &key) == Some(EdgeDenied::Key(Denied::Revoked)));
-    eventually("it has got there", || edge.staleness().positions == 0);
+    let mut age = Duration::ZERO;
+    eventually("a head has confirmed it", || {
+        let before = std::mem::replace(&mut age, edge.staleness().age.unwrap());
+        edge.staleness().positions == 0 && age < before
+    });
 
     // A backup is restored: the same key signs, the end of the key is gone.
     assert!(ledger.stop().success());

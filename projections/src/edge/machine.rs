@@ -134,8 +134,10 @@ pub(super) struct Machine {
     /// … and what was changed since the last one.
     unconfirmed: HashSet<CredentialId>,
     held: Option<Position>,
-    /// The highest position the ledger was ever known to have.
+    /// The highest position of a head that was believed.
     highest: Option<Position>,
+    /// The last position of the tree that was looked at last.
+    tree_end: Option<Position>,
     connection: Option<Connection>,
     /// Connections that have ended in a resync since a head was believed: what is held may be what does not fit.
     resyncs: u32,
@@ -172,11 +174,12 @@ impl Machine {
             late,
             index,
             sound,
-            confirmed: sound,
+            confirmed: sound && held <= highest,
             unconfirmed,
             held,
             highest,
             connection,
+            tree_end: None,
             resyncs: 0,
             tree_good: false,
             state,
@@ -193,6 +196,11 @@ impl Machine {
 
     pub(super) fn highest(&self) -> Option<Position> {
         self.highest
+    }
+
+    /// How far the ledger is, as far as is known.
+    pub(super) fn ledger_end(&self) -> Option<Position> {
+        self.highest.max(self.tree_end).max(self.held)
     }
 
     /// Whether the index is the ledger's at `held`, as far as is known.
@@ -218,7 +226,7 @@ impl Machine {
         match check {
             TreeCheck::Continues { size } => {
                 self.tree_good = true;
-                self.seen(size.checked_sub(1).map(Position));
+                self.tree_end = size.checked_sub(1).map(Position);
                 vec![]
             }
             // Not yet, perhaps. Meanwhile no head is believed.
@@ -258,7 +266,6 @@ impl Machine {
         self.held = header.position;
         (self.sound, self.confirmed) = (true, false);
         self.unconfirmed.clear();
-        self.seen(header.position);
         vec![Effect::Replaced]
     }
 
@@ -272,7 +279,7 @@ impl Machine {
 
     /// The feed is about to be asked for.
     pub(super) fn connecting(&mut self, now: Reading) {
-        self.connection = Some(Connection { began: now, floor: self.highest, first_at: None });
+        self.connection = Some(Connection { began: now, floor: self.highest.max(self.tree_end), first_at: None });
     }
 
     /// A request was not answered as hoped.
@@ -280,7 +287,11 @@ impl Machine {
         self.connection = None;
         self.tree_good = false;
         match refusal {
-            Refusal::Shorter => self.close(EdgeState::Behind),
+            Refusal::Shorter => {
+                // What no head has confirmed need never have been: a snapshot will tell.
+                self.sound &= self.held <= self.highest;
+                self.close(EdgeState::Behind)
+            }
             Refusal::Token => {
                 self.unreached(EdgeState::Refused);
                 vec![]
@@ -319,7 +330,6 @@ impl Machine {
         cascades.iter().chain(&others).for_each(|change| self.index.apply_change(changes.team, change));
         self.unconfirmed.extend(changes.changes.iter().map(|placed| placed.change.credential()));
         self.held = Some(changes.position);
-        self.seen(self.held);
         let ended: Vec<_> = cascades.iter().chain(&others).filter_map(|change| ended(change)).collect();
         if ended.is_empty() { vec![] } else { vec![Effect::Ended(ended)] }
     }
@@ -342,7 +352,6 @@ impl Machine {
             return self.resync(ResyncCause::Digest);
         }
         self.held = head.position;
-        self.seen(head.position);
         let Some(connection) = &mut self.connection else { return vec![] };
         let first_at = *connection.first_at.get_or_insert(head.at);
         if !self.tree_good {
@@ -351,6 +360,7 @@ impl Machine {
         let as_of = connection.began.plus(head.at.since(first_at)).min(now);
         let began = connection.began;
         self.state = EdgeState::Following;
+        self.highest = self.highest.max(head.position);
         self.resyncs = 0;
         self.confirmed = true;
         self.unconfirmed.clear();
@@ -385,10 +395,6 @@ impl Machine {
             let now = other.known(&row.hash, Timestamp::default());
             now.is_some_and(|now| now.credential == row.credential && (row.state == State::Alive || !now.alive))
         })
-    }
-
-    fn seen(&mut self, position: Option<Position>) {
-        self.highest = self.highest.max(position);
     }
 
     fn resync(&mut self, cause: ResyncCause) -> Vec<Effect> {

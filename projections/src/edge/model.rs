@@ -305,6 +305,8 @@ struct Edge {
     news: Option<News>,
     /// Size and root of the newest tree found good.
     remembered: Option<(u64, u64)>,
+    /// The tree found last, not believed yet.
+    found: Option<(u64, u64)>,
     /// What was known to have ended whenever a head was believed.
     known_dead: BTreeSet<u64>,
     connection: Option<Connection>,
@@ -343,6 +345,7 @@ impl Edge {
             closed: true,
             news: None,
             remembered: None,
+            found: None,
             known_dead: BTreeSet::new(),
             connection: None,
             lied_to: false,
@@ -360,6 +363,7 @@ impl Edge {
                     self.closed = false;
                     self.news = Some(news);
                     self.lied_to = false;
+                    self.remembered = self.found.take().or(self.remembered);
                     let truth = world.history().index_at(self.machine.held()).nameless_digest(None);
                     assert_eq!(self.machine.index().nameless_digest(None), truth, "a gap was believed");
                     self.followed_other |= world.current != 0;
@@ -423,7 +427,7 @@ impl Edge {
             },
         };
         if matches!(check, TreeCheck::Continues { .. }) {
-            self.remembered = Some(newest);
+            self.found = Some(newest);
         }
         let effects = self.machine.tree(&check);
         self.carry_out(world, effects);
@@ -482,6 +486,8 @@ impl Edge {
             remembered: file.remembered,
             known_dead: file.known_dead.clone(),
             followed_other: file.followed_other,
+            // What was saved without a head over it may not go with what comes next.
+            lied_to: file.held > file.highest,
             file: Some(file),
             ..Self::fresh(Some(left))
         };
@@ -625,7 +631,7 @@ impl StateMachineTest for Edge {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(400)))]
 
     #[test]
     fn whatever_goes_wrong_nothing_dead_is_accepted_and_the_edge_catches_up(sequential 1..80 => Edge);

@@ -206,6 +206,7 @@ impl Core<'_> {
                 }
                 Effect::Open(news) => {
                     self.shared.gate.open(&news);
+                    self.tree.believe();
                     self.news = Some(news);
                     self.attempts = 0;
                     if self.save == Save::NotNow {
@@ -220,7 +221,7 @@ impl Core<'_> {
     }
 
     fn publish(&self) {
-        *self.shared.known.lock() = Known { held: self.machine.held(), highest: self.machine.highest() };
+        *self.shared.known.lock() = Known { held: self.machine.held(), highest: self.machine.ledger_end() };
         let state = self.machine.state();
         self.shared.state.send_if_modified(|before| {
             if *before == state {
@@ -427,7 +428,7 @@ async fn tick(core: &Mutex<Core<'_>>) {
             let count =
                 |position: Option<keyledger_events::Position>| position.map_or(0, |position| position.0 + 1) as f64;
             gauge!("keyledger_edge_positions").set(count(machine.held()));
-            gauge!("keyledger_edge_ledger_positions").set(count(machine.highest()));
+            gauge!("keyledger_edge_ledger_positions").set(count(machine.ledger_end()));
             fresh_for
         };
         let until_stale = fresh_for.saturating_add(Duration::from_millis(1));

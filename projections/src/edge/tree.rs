@@ -49,27 +49,39 @@ pub(super) enum TreeFault {
 pub(super) struct TreeWatch {
     pins: Vec<HeadVerifier>,
     remembered: Option<Remembered>,
+    /// Continues it, and becomes it once the ledger's index was believed too.
+    found: Option<Remembered>,
 }
 
 impl TreeWatch {
     pub(super) fn new(pins: Vec<HeadVerifier>, remembered: Option<Remembered>) -> Self {
-        Self { pins, remembered }
+        Self { pins, remembered, found: None }
     }
 
     pub(super) fn remembered(&self) -> Option<&Remembered> {
         self.remembered.as_ref()
     }
 
+    /// A head of the feed was believed over the tree found last: a fork that is found out by its index is not remembered.
+    pub(super) fn believe(&mut self) {
+        if let Some(found) = self.found.take() {
+            self.remembered = Some(found);
+        }
+    }
+
     /// Judges the newest head where nothing is remembered, or a proof of consistency with what is (the text that
-    /// `/checkpoint` or `/api/v1/proof/consistency` answers); what is found good is remembered.
+    /// `/checkpoint` or `/api/v1/proof/consistency` answers); what is found good is remembered once it is believed.
     pub(super) fn judge(&mut self, text: &str) -> TreeCheck {
         match self.find(text) {
             Ok(found) => {
                 let size = found.size;
-                self.remembered = Some(found);
+                self.found = Some(found);
                 TreeCheck::Continues { size }
             }
-            Err(check) => check,
+            Err(check) => {
+                self.found = None;
+                check
+            }
         }
     }
 
@@ -156,9 +168,12 @@ mod tests {
         for pins in [vec![], vec![self::signer(9).verifier(), signer.verifier()]] {
             let mut watch = TreeWatch::new(pins.clone(), None);
             assert_eq!(watch.judge("gibberish"), TreeCheck::Unknown);
+            assert_eq!(watch.judge(&signer.sign(&head(&other, 40))), TreeCheck::Continues { size: 40 });
             assert_eq!(watch.judge(&signer.sign(&head(&ours, 12))), TreeCheck::Continues { size: 12 });
+            watch.believe();
             assert_eq!(watch.judge(&told(&signer, &ours, 12, 12)), TreeCheck::Continues { size: 12 });
             assert_eq!(watch.judge(&told(&signer, &ours, 12, 30)), TreeCheck::Continues { size: 30 });
+            watch.believe();
             let before = watch.remembered().cloned();
             let forked = TreeCheck::Fault(TreeFault::Forked);
             assert_eq!(watch.judge(&told(&signer, &other, 30, 40)), forked);
