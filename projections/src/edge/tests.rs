@@ -139,3 +139,47 @@ fn a_flood_of_one_dead_key_is_one_line_a_minute_and_what_was_not_taken_comes_aga
     dead.heard(Issue::new(1).hash(), &Question::default(), at(1));
     assert!(Waiting::new(queue).next().is_none());
 }
+
+fn snapshot_of(numbers: &[u64], dead: &[u64], position: u64) -> (Header, Active) {
+    let index = Active::default();
+    numbers.iter().for_each(|number| Issue::new(*number).apply(&index));
+    dead.iter().for_each(|number| index.apply_event(crate::testing::team(0), &crate::testing::revoked(*number)));
+    let digest = index.nameless_digest(None);
+    let credentials = numbers.len() as u64;
+    (Header { position: Some(Position(position)), credentials, digest, teams: None, at: at(0) }, index)
+}
+
+#[test]
+fn a_snapshot_that_takes_back_what_a_head_has_confirmed_is_a_fork() {
+    let mut machine = Machine::new(None, None, None);
+    let (header, index) = snapshot_of(&[1, 2], &[1], 3);
+    machine.snapshot(&header, index);
+    machine.tree(&TreeCheck::Continues { size: 4 });
+    machine.connecting(seconds(1, 1));
+    let head = HeadMessage { after: Some(Position(3)), position: Some(Position(3)), digest: header.digest, at: at(0) };
+    assert!(matches!(machine.head(seconds(1, 1), &head)[..], [Effect::Open(_)]));
+    let other = HeadMessage { digest: Active::default().nameless_digest(None), ..head };
+    machine.head(seconds(2, 2), &other);
+    assert_eq!((machine.state(), machine.next()), (EdgeState::Resyncing(ResyncCause::Digest), Next::Snapshot));
+    for (numbers, dead) in [(&[1, 2, 3][..], &[][..]), (&[1], &[1]), (&[2, 3], &[])] {
+        let (header, index) = snapshot_of(numbers, dead, 9);
+        assert!(matches!(machine.snapshot(&header, index)[..], [Effect::Close]));
+        assert_eq!((machine.state(), machine.next()), (EdgeState::Forked, Next::Snapshot), "{numbers:?} {dead:?}");
+    }
+    let (header, index) = snapshot_of(&[1, 2, 3], &[1, 2], 9);
+    assert!(matches!(machine.snapshot(&header, index)[..], [Effect::Replaced]));
+    let (header, index) = snapshot_of(&[1, 2, 3], &[1, 2], 2);
+    assert!(matches!(machine.snapshot(&header, index)[..], [Effect::Close]));
+    assert_eq!(machine.state(), EdgeState::Behind);
+}
+
+#[test]
+fn a_feed_that_has_less_than_the_tree_is_behind() {
+    let mut machine = connected(seconds(1, 1));
+    machine.tree(&TreeCheck::Continues { size: 9 });
+    // What the tree says while the feed goes on may be newer than the message.
+    assert!(matches!(head(&mut machine, seconds(1, 1), 1)[..], [Effect::Open(_)]));
+    machine.connecting(seconds(1, 1));
+    assert!(matches!(head(&mut machine, seconds(1, 1), 1)[..], [Effect::Close, Effect::Disconnect]));
+    assert_eq!(machine.state(), EdgeState::Behind);
+}
