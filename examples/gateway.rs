@@ -77,6 +77,13 @@ struct Socket {
     close: oneshot::Sender<()>,
 }
 
+impl Socket {
+    fn end(self) {
+        // The agent may have left.
+        let _ = self.close.send(());
+    }
+}
+
 async fn connect(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let Some(key) = bearer.and_then(|key| Presented::parse(key.as_bytes()).ok()).map(|key| key.hash()) else {
@@ -95,23 +102,14 @@ async fn connect(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, upgrad
 impl Gateway {
     /// Talks to an agent until it leaves or its key ends.
     async fn hold(&self, mut socket: WebSocket, credential: CredentialId, key: SecretHash) {
-        let (close, mut closed) = oneshot::channel();
+        let (close, closed) = oneshot::channel();
         let number = self.next.fetch_add(1, Relaxed);
         self.sockets.lock().entry(credential).or_default().push(Socket { number, key, close });
         // It may have ended between the answer and here, when nobody would have told this socket.
-        let ended = self.edge.verify_hash(&key, &AGENT, self.edge.now()).is_err();
-        while !ended {
+        if self.edge.verify_hash(&key, &AGENT, self.edge.now()).is_ok() {
             tokio::select! {
-                _ = &mut closed => break,
-                message = socket.recv() => match message {
-                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                        if socket.send(message).await.is_err() {
-                            break;
-                        }
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                },
+                _ = closed => {}
+                () = talk(&mut socket) => {}
             }
         }
         self.forget(credential, number);
@@ -137,10 +135,25 @@ impl Gateway {
             let all = std::mem::take(sockets);
             let (good, ended): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|socket| self.edge.verify_hash(&socket.key, &AGENT, now).is_ok());
-            ended.into_iter().for_each(|socket| drop(socket.close.send(())));
+            ended.into_iter().for_each(Socket::end);
             *sockets = good;
             !sockets.is_empty()
         });
+    }
+}
+
+/// What a gateway does for an agent, until the agent leaves.
+async fn talk(socket: &mut WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        match message {
+            Message::Text(_) | Message::Binary(_) => {
+                if socket.send(message).await.is_err() {
+                    return;
+                }
+            }
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Close(_) => return,
+        }
     }
 }
 
@@ -149,7 +162,7 @@ async fn close_the_ended(gateway: Arc<Gateway>, mut ended: EndedReceiver) {
         match ended {
             Ended::Credential(credential) => {
                 let sockets = gateway.sockets.lock().remove(&credential).unwrap_or_default();
-                sockets.into_iter().for_each(|socket| drop(socket.close.send(())));
+                sockets.into_iter().for_each(Socket::end);
             }
             Ended::Any => gateway.check_all(),
         }

@@ -25,6 +25,7 @@ pub mod streams;
 #[cfg(feature = "ledger")]
 pub mod team_view;
 #[cfg(test)]
+#[cfg_attr(not(feature = "ledger"), allow(dead_code, reason = "some of it is for the ledger's own parts"))]
 mod testing;
 pub mod usage;
 #[cfg(feature = "ledger")]

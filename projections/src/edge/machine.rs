@@ -330,7 +330,7 @@ impl Machine {
         cascades.iter().chain(&others).for_each(|change| self.index.apply_change(changes.team, change));
         self.unconfirmed.extend(changes.changes.iter().map(|placed| placed.change.credential()));
         self.held = Some(changes.position);
-        let ended: Vec<_> = cascades.iter().chain(&others).filter_map(|change| ended(change)).collect();
+        let ended: Vec<_> = cascades.iter().chain(&others).filter_map(|change| ended(*change)).collect();
         if ended.is_empty() { vec![] } else { vec![Effect::Ended(ended)] }
     }
 
@@ -420,8 +420,8 @@ impl Machine {
     }
 }
 
-fn ended(change: &Change) -> Option<CredentialId> {
-    match *change {
+fn ended(change: Change) -> Option<CredentialId> {
+    match change {
         Change::CredentialRevoked { credential }
         | Change::CredentialCascadeRevoked { credential, .. }
         | Change::CredentialExpired { credential, .. } => Some(credential),

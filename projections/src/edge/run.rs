@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     future::Future,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
@@ -129,7 +129,7 @@ impl Follower {
 
 /// What was left on the disk, if it is of this ledger and these teams.
 fn load(
-    file: &PathBuf,
+    file: &Path,
     url: &str,
     teams: Option<&BTreeSet<TeamId>>,
 ) -> Option<(Left, Option<super::tree::Remembered>, News)> {
@@ -254,7 +254,7 @@ impl Core<'_> {
     }
 
     /// Begins to write the state, if there is a sound one that was not written.
-    fn save(&mut self, file: &PathBuf) {
+    fn save(&mut self, file: &Path) {
         if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
             return;
         }
@@ -274,7 +274,7 @@ impl Core<'_> {
             at: news.at,
         };
         let (frozen, is_frozen) = sync_channel(1);
-        let file = file.clone();
+        let file = file.to_owned();
         let written = std::thread::Builder::new().name("keyledger-edge-save".to_owned()).spawn(move || {
             if let Err(error) = disk::write(&file, &header, &index, &mut of, &frozen) {
                 tracing::warn!(file = %file.display(), %error, "the edge's state could not be saved");
