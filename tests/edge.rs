@@ -560,3 +560,22 @@ fn a_key_that_ends_by_the_clock_ends_at_the_edge_too() {
     let denied = edge.verify(&key, None, slow).err();
     assert!(matches!(denied, Some(EdgeDenied::Key(Denied::Expired))), "{denied:?}");
 }
+
+#[test]
+fn what_an_edge_has_seen_is_told_to_the_ledger() {
+    let ledger = Ledger::started();
+    let owner = ledger.owner();
+    let (id, key) = owner.issue("integration", "used at the edge only", None);
+    let (dead_id, dead) = owner.issue("agent", "still in somebody's configuration", None);
+    let edge = Edge::connect(&ledger.url(), &service_token(&owner)).unwrap();
+    ready(&edge);
+    eventually("it is accepted", || edge.verify(&key, Some(Surface::Mcp), edge.now()).is_ok());
+    owner.delete(&format!("/api/v1/credentials/{dead_id}")).expect(204);
+    eventually("it is denied", || edge.verify(&dead, Some(Surface::Agent), edge.now()).is_err());
+    // Some more, so that one lies behind the end for certain.
+    assert!(edge.verify(&dead, Some(Surface::Agent), edge.now()).is_err());
+
+    let shown = |id: &str| owner.get(&format!("/api/v1/credentials/{id}")).expect(200).json();
+    eventually("the use is reported", || shown(&id)["last_used"]["surface"] == "mcp");
+    eventually("the dead key is reported", || shown(&dead_id)["dead_presented"]["surface"] == "agent");
+}
