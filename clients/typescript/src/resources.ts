@@ -14,7 +14,7 @@ export type Event = Schemas["EventBody"];
  * its way: the key exists and nobody has its secret. `rotate(id, { overlap_seconds: 0 })` gives it a successor.
  */
 export type Issued = Omit<Schemas["Issued"], "raw_key"> & { raw_key?: Secret };
-export type PairingStarted = Omit<Schemas["Started"], "device_code"> & { device_code: Secret };
+export type PairingStarted = Omit<Schemas["PairingStarted"], "device_code"> & { device_code: Secret };
 export type Paired = { status: "pending" } | { status: "denied" } | { status: "approved"; raw_key: Secret; agent_key: Secret };
 /** A link that lets one person in: a secret until it is used. */
 export type Invitation = Omit<Schemas["Invitation"], "url"> & { url: Secret };

@@ -76,7 +76,8 @@ test("a key's life", async () => {
   const shown = await owner.credentials.show(id);
   assert.deepEqual([shown.key_status, shown.revoke_note], ["revoked", "left in a log"]);
   const { events } = await owner.credentials.history(id);
-  assert.deepEqual(events.map(({ type }) => type), ["credential_issued", "credential_revoked"]);
+  // That it was presented after its end may be on record behind them.
+  assert.deepEqual(events.slice(0, 2).map(({ type }) => type), ["credential_issued", "credential_revoked"]);
 });
 
 test("verifying needs no token, and nonsense is not sent", async () => {
