@@ -3,7 +3,11 @@
 
 use std::net::IpAddr;
 
-use keyledger_events::{TeamId, presented::AddressClass, secret::Presented};
+use keyledger_events::{
+    TeamId,
+    presented::AddressClass,
+    secret::{Presented, SecretHash},
+};
 use keyledger_projections::{Denied, Surface, Verdict};
 
 use crate::{app::App, dead_keys::Place, http::metrics::VerifyOutcome};
@@ -21,21 +25,36 @@ impl App {
         team: Option<TeamId>,
         client: impl FnOnce() -> IpAddr,
     ) -> Result<Verdict, Denied> {
+        match Presented::parse(presented) {
+            Ok(presented) => self.verify_hash(&presented.hash(), surface, team, client),
+            Err(_) => {
+                self.metrics.verified(VerifyOutcome::Malformed);
+                Err(Denied::Malformed)
+            }
+        }
+    }
+
+    /// As [`App::verify_key`], for who has the hash already.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn verify_hash(
+        &self,
+        hash: &SecretHash,
+        surface: Option<Surface>,
+        team: Option<TeamId>,
+        client: impl FnOnce() -> IpAddr,
+    ) -> Result<Verdict, Denied> {
         let now = self.now();
         let active = self.projections.active();
-        let Ok(presented) = Presented::parse(presented) else {
-            self.metrics.verified(VerifyOutcome::Malformed);
-            return Err(Denied::Malformed);
-        };
-        let hash = presented.hash();
-        let judged = active.judge(&hash, surface, team, now);
+        let judged = active.judge(hash, surface, team, now);
         match &judged {
             Ok(verdict) => {
                 active.touch(verdict.handle, now, surface, || AddressClass::of(client()));
                 self.metrics.verified(VerifyOutcome::Valid);
             }
             Err(denied) => {
-                if let (Denied::Revoked | Denied::Expired, Some(known)) = (denied, active.known(&hash, now)) {
+                if let (Denied::Revoked | Denied::Expired, Some(known)) = (denied, active.known(hash, now)) {
                     self.dead_keys.heard(&known, now, || Place::of(surface, client()));
                 }
                 self.metrics.verified(outcome(denied));

@@ -189,10 +189,10 @@ impl FromRequestParts<Shared> for Service {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         let presented = bearer(&parts.headers)?.ok_or_else(|| Problem::unauthorized(Challenge::Missing))?;
-        let hash =
+        let presented =
             Presented::parse(presented.as_bytes()).map_err(|_| Problem::unauthorized(Challenge::InvalidToken))?;
-        let hash = hash.hash();
-        match app.verify_key(presented.as_bytes(), None, None, || Origin::of(parts).address) {
+        let hash = presented.hash();
+        match app.verify_hash(&hash, None, None, || Origin::of(parts).address) {
             Ok(verdict) if verdict.kind == Kind::Service => Ok(Self { hash }),
             Ok(_) => Err(Problem::insufficient_scope("service")),
             Err(_) => Err(Problem::unauthorized(Challenge::InvalidToken)),
