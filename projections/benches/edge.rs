@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
+mod support;
+
 use std::{
     fs::File,
     hint::black_box,
@@ -27,6 +29,7 @@ use keyledger_projections::{
     edge::Edge,
     feed::{Change, HeadMessage, snapshot},
 };
+use support::{Random, median, nanoseconds, secret};
 
 const BATCH: usize = 1_000;
 const ROUNDS: usize = 5;
@@ -230,39 +233,6 @@ fn presented(keys: u64) -> Vec<[u8; SECRET_LEN]> {
     let mut random = Random(keys);
     let token = |number| *secret(number).expose().as_bytes().first_chunk().unwrap();
     (0..PRESENTED).map(|_| token(random.next() % keys)).collect()
-}
-
-fn secret(number: u64) -> Secret {
-    let mut random = Random(number);
-    let mut digits = [0; RANDOM_LEN];
-    digits.iter_mut().for_each(|digit| *digit = (random.next() % 62) as u8);
-    Secret::new(Kind::Integration, &digits)
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-fn nanoseconds(presented: &[[u8; SECRET_LEN]], mut accepts: impl FnMut(&[u8; SECRET_LEN]) -> bool) -> f64 {
-    let began = Instant::now();
-    let accepted = presented.iter().filter(|token| accepts(black_box(token))).count();
-    let elapsed = began.elapsed();
-    assert_eq!(accepted, presented.len());
-    elapsed.as_nanos() as f64 / presented.len() as f64
 }
 
 fn now() -> Timestamp {

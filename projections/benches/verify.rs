@@ -4,10 +4,11 @@
 //! random order are presented to both loops, a thousand at a time and in turns: so short a batch is seldom interrupted by
 //! whatever else the machine does, and the medians of all batches are compared.
 
+mod support;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
-    hint::black_box,
     time::Instant,
 };
 
@@ -16,9 +17,10 @@ use keyledger_events::{
     event::CredentialIssuedV1,
     presented::AddressClass,
     seal::Label,
-    secret::{Kind, RANDOM_LEN, SECRET_LEN, Secret},
+    secret::{Kind, SECRET_LEN, Secret},
 };
 use keyledger_projections::{Active, Surface};
+use support::{Random, median, nanoseconds, secret};
 
 const TEAMS: u64 = 10_000;
 const HOLDERS: u64 = 50_000;
@@ -99,19 +101,6 @@ fn run(credentials: u64) {
     );
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-fn nanoseconds(presented: &[[u8; SECRET_LEN]], mut accepts: impl FnMut(&[u8; SECRET_LEN]) -> bool) -> f64 {
-    let began = Instant::now();
-    let accepted = presented.iter().filter(|token| accepts(black_box(token))).count();
-    let elapsed = began.elapsed();
-    assert_eq!(accepted, presented.len());
-    elapsed.as_nanos() as f64 / presented.len() as f64
-}
-
 /// As much as an index must know of a credential beside its hash.
 struct Value {
     _id: [u64; 2],
@@ -131,26 +120,6 @@ impl Hasher for First {
     fn write(&mut self, bytes: &[u8]) {
         self.0 = bytes.first_chunk().map_or(self.0, |word| u64::from_le_bytes(*word));
     }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-}
-
-fn secret(number: u64) -> Secret {
-    let mut random = Random(number);
-    let mut digits = [0; RANDOM_LEN];
-    digits.iter_mut().for_each(|digit| *digit = (random.next() % 62) as u8);
-    Secret::new(Kind::Integration, &digits)
 }
 
 fn team(number: u64) -> TeamId {
